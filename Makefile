@@ -1,0 +1,39 @@
+PYTHON ?= python3
+PORT ?= 8000
+CORPUS ?=
+MODEL ?= tiny
+BIN = .venv/bin
+
+.PHONY: demo test check clean
+
+# Index a corpus (drawn here unless CORPUS names a folder) and serve it: the main job, without torch.
+demo: .venv/cpu
+	$(BIN)/crossmodal demo --port $(PORT) --model $(MODEL) $(if $(CORPUS),--corpus "$(CORPUS)")
+
+test: .venv/dev /usr/bin/chromium
+	$(BIN)/python -m pytest --cov=crossmodal --cov=dual_encoder --cov=indexer --cov=service --cov=training \
+		--cov=vector_index --cov-report=term
+
+check: .venv/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf .venv .demo build dist *.egg-info .coverage .pytest_cache .mypy_cache .ruff_cache
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/cpu: .venv/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[cpu]'
+	touch $@
+
+.venv/dev: .venv/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[cpu,train,dev]'
+	touch $@ .venv/cpu
+
+# The end-to-end tests drive a real browser.
+/usr/bin/chromium:
+	apt-get update -qq && apt-get install -y -qq chromium

@@ -1,0 +1,3 @@
+from crossmodal.main import main
+
+main()

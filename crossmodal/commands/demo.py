@@ -1,0 +1,31 @@
+"""crossmodal demo"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def demo(
+    corpus: Annotated[Path | None, typer.Option(help="A folder or table of your own; else scenes are drawn.")] = None,
+    model: Annotated[str, typer.Option(help="Model reference.")] = "tiny",
+    port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 8000,
+    folder: Annotated[Path, typer.Option(help="Where scenes and index are kept.")] = Path(".demo"),
+    count: Annotated[int, typer.Option(help="How many scenes to draw.", min=1)] = 2000,
+) -> None:
+    """Draw 2,000 scenes, or take your corpus; index them, and serve the page. A second run serves what is there."""
+    from crossmodal.commands.data import scenes
+    from crossmodal.commands.index import build
+    from crossmodal.commands.serve import serve
+
+    source, index = corpus, folder / ("corpus-index" if corpus else "index")
+    if source is None:
+        source = folder / "scenes" / "captions.jsonl"
+        if not source.is_file():
+            scenes(out=source.parent, count=count, seed=7, split="test")
+    if corpus or not (index / "CURRENT").is_file():
+        build(source, out=index, model=model)
+    typer.echo(f"open http://127.0.0.1:{port}/ and type: a red star, four blue circles, 红色心形", err=True)
+    serve(index, port=port)

@@ -1,0 +1,58 @@
+"""crossmodal search"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def search(
+    index: Annotated[Path, typer.Argument(help="The index directory.")],
+    text: Annotated[str | None, typer.Option(help="Words to search for.")] = None,
+    image: Annotated[Path | None, typer.Option(help="A picture to search for.")] = None,
+    target: Annotated[str, typer.Option(help="images or texts")] = "images",
+    k: Annotated[int, typer.Option("-k", help="How many results.", min=1, max=10_000)] = 10,
+    model: Annotated[str | None, typer.Option(help="Model reference; the snapshot's own when not given.")] = None,
+    exact: Annotated[bool, typer.Option(help="Search every vector.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the REST API's answer.")] = False,
+) -> None:
+    """Search an index from the shell."""
+    from crossmodal.output import print_json, print_table
+
+    if (text is None) == (image is None):
+        raise typer.BadParameter("give exactly one of --text and --image")
+    if target not in ("images", "texts"):
+        raise typer.BadParameter(f"{target!r} is not images or texts", param_hint="--target")
+    answer = _search(index, text, image, target, k, model, exact)
+    if json:
+        print_json(answer)
+        return
+    rows = [(hit["rank"], f"{hit['score']:.4f}", hit["id"], hit.get("uri") or hit.get("text")) for hit in answer["hits"]]
+    print_table(["rank", "score", "id", target[:-1]], rows)
+
+
+def _search(
+    index: Path, text: str | None, image: Path | None, target: str, k: int, model: str | None, exact: bool
+) -> dict[str, Any]:
+    """One request through the service's own engine."""
+    import asyncio
+    import base64
+    import time
+
+    from service.engine import Engine
+    from service.routes.search import answer
+    from service.schemas import SearchRequest
+    from service.settings import Settings
+
+    query: dict[str, Any] = {"text": text}
+    if image is not None:
+        query = {"image": {"base64": base64.b64encode(image.read_bytes()).decode()}}
+    wanted = SearchRequest.model_validate({"query": query, "k": k, "exact": exact})
+    engine = Engine(Settings(index=index, model=model))
+    try:
+        result = asyncio.run(answer(engine, target, wanted, time.perf_counter()))  # type: ignore[arg-type]
+    finally:
+        engine.close()
+    return result.model_dump(mode="json", exclude_none=True)

@@ -1,0 +1,207 @@
+"""Load a dual encoder by its reference and encode with it."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from dual_encoder.errors import ModelError
+from dual_encoder.preprocess import Preprocess
+from dual_encoder.reference import ModelReference, parse_reference
+
+MODEL_JSON = "model.json"
+_BATCH = 32
+
+
+class Runtime(Protocol):
+    """What computes: features need not be normalised."""
+
+    name: str
+    precision: str
+
+    def encode_tokens(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]: ...
+    def encode_pixels(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]: ...
+
+
+class TokenizeTexts(Protocol):
+    """Texts -> ids int64 (n, length), zero-padded."""
+
+    def __call__(self, texts: list[str]) -> NDArray[np.int64]: ...
+
+
+class DualEncoder:
+    """Texts and pictures -> L2-normalised float32 (n, dim); a score is the inner product, the cosine similarity.
+
+    `logit_scale` is 1/τ, the factor at which scores become logits. Encode from one thread at a time;
+    `tokenize` and `preprocess` may run on any.
+    """
+
+    def __init__(
+        self,
+        *,
+        reference: str,
+        fingerprint: str,
+        dim: int,
+        logit_scale: float,
+        preprocess: Preprocess,
+        tokenizer: TokenizeTexts,
+        runtime: Runtime,
+    ) -> None:
+        self.reference = reference
+        self.fingerprint = fingerprint
+        self.dim = dim
+        self.logit_scale = logit_scale
+        self.preprocess = preprocess
+        self.tokenize = tokenizer
+        self.runtime = runtime
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) in px of what `preprocess` makes."""
+        return self.preprocess.size
+
+    def encode_tokens(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Token ids int64 (n, length) -> float32 (n, dim)."""
+        return _unit(self.runtime.encode_tokens(tokens))
+
+    def encode_pixels(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Preprocessed pictures float32 (n, 3, H, W) -> float32 (n, dim)."""
+        return _unit(self.runtime.encode_pixels(pixels))
+
+    def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Texts -> float32 (n, dim), in batches sorted by length so that short texts do not pay for long ones."""
+        vectors = np.empty((len(texts), self.dim), dtype=np.float32)
+        if not texts:
+            return vectors
+        tokens = self.tokenize(list(texts))
+        lengths = (tokens != 0).sum(axis=1)
+        order = np.argsort(lengths, kind="stable")
+        for start in range(0, len(order), _BATCH):
+            rows = order[start : start + _BATCH]
+            vectors[rows] = self.encode_tokens(tokens[rows, : lengths[rows[-1]]])
+        return vectors
+
+    def encode_images(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
+        """RGB pictures -> float32 (n, dim)."""
+        vectors = np.empty((len(images), self.dim), dtype=np.float32)
+        for start in range(0, len(images), _BATCH):
+            batch = images[start : start + _BATCH]
+            vectors[start : start + len(batch)] = self.encode_pixels(np.stack([self.preprocess(i) for i in batch]))
+        return vectors
+
+
+def load_encoder(
+    reference: str, *, device: str = "auto", runtime: str = "auto", precision: str = "auto"
+) -> DualEncoder:
+    """Load the dual encoder that `reference` names.
+
+    `runtime` is auto, openvino or torch: auto takes torch on a GPU, else OpenVINO, for which a model that is not yet
+    exported is exported once into the cache. `precision` is auto, bf16 or fp32. Raises ModelError, RuntimeMissing.
+    """
+    for name, value, allowed in [
+        ("runtime", runtime, ("auto", "openvino", "torch")),
+        ("precision", precision, ("auto", "bf16", "fp32")),
+    ]:
+        if value not in allowed:
+            raise ModelError(f"{name} {value!r} is not one of {', '.join(allowed)}")
+    parsed = parse_reference(reference)
+    if device == "auto":
+        device = "cuda" if runtime != "openvino" and _has_cuda() else "cpu"
+    if runtime == "openvino" and device != "cpu":
+        raise ModelError(f"runtime openvino runs on the CPU, not on {device}")
+    if runtime == "auto":
+        runtime = "openvino" if device == "cpu" and _installed("openvino") else "torch"
+    if runtime == "openvino":
+        return _load_exported(parsed, precision)
+    return _load_torch(parsed, device, precision)
+
+
+def _load_exported(reference: ModelReference, precision: str) -> DualEncoder:
+    from dual_encoder.openvino_runtime import OpenVinoRuntime
+    from dual_encoder.tokenizer import Tokenizer
+
+    directory = reference.directory
+    if directory is None or not (directory / MODEL_JSON).is_file():
+        from dual_encoder.export import export_cached
+
+        directory = export_cached(reference)
+    try:
+        facts = json.loads((directory / MODEL_JSON).read_text("utf-8"))
+        preprocess = Preprocess.from_config(json.loads((directory / "preprocess.json").read_text("utf-8")))
+        tokenizer = Tokenizer(directory / "tokenizer.json", facts["context_length"])
+        engine = OpenVinoRuntime(directory, precision, facts["context_length"], facts["cuttable"])
+        return DualEncoder(
+            reference=reference.name,
+            fingerprint=facts["fingerprint"],
+            dim=facts["dim"],
+            logit_scale=1 / facts["temperature"],
+            preprocess=preprocess,
+            tokenizer=tokenizer,
+            runtime=engine,
+        )
+    except ModelError:
+        raise
+    except Exception as error:  # a file missing, cut short or of another shape; `tokenizers` raises bare Exception
+        raise ModelError(f"model {reference.name!r}: {directory} is not a whole exported model ({error})") from None
+
+
+def _load_torch(reference: ModelReference, device: str, precision: str) -> DualEncoder:
+    from dual_encoder.open_clip_model import load_open_clip
+    from dual_encoder.torch_runtime import TorchRuntime
+
+    source = load_open_clip(reference)
+
+    def tokenize(texts: list[str]) -> NDArray[np.int64]:
+        return source.tokenizer(texts).numpy()  # type: ignore[no-any-return]
+
+    if precision == "auto":
+        precision = "bf16" if device.startswith("cuda") else "fp32"
+    return DualEncoder(
+        reference=reference.name,
+        fingerprint=source.fingerprint,
+        dim=source.dim,
+        logit_scale=source.logit_scale,
+        preprocess=source.preprocess,
+        tokenizer=tokenize,
+        runtime=TorchRuntime(source, device, precision),
+    )
+
+
+def describe_model(reference: str) -> dict[str, Any]:
+    """What model.json says of an exported model: fingerprint, dim, temperature, parity figures. Raises ModelError."""
+    parsed = parse_reference(reference)
+    if parsed.directory and (parsed.directory / MODEL_JSON).is_file():
+        facts: dict[str, Any] = json.loads((parsed.directory / MODEL_JSON).read_text("utf-8"))
+        return {"reference": parsed.name, **facts}
+    encoder = load_encoder(reference, runtime="torch", device="cpu")
+    return {
+        "reference": encoder.reference,
+        "fingerprint": encoder.fingerprint,
+        "dim": encoder.dim,
+        "temperature": 1 / encoder.logit_scale,
+        "exported": False,
+    }
+
+
+def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return (vectors / np.maximum(norms, 1e-12)).astype(np.float32, copy=False)
+
+
+def _installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
+
+
+def _has_cuda() -> bool:
+    if not Path("/dev/nvidiactl").exists() or not _installed("torch"):  # spares the import of torch, 2 s
+        return False
+    import torch
+
+    return torch.cuda.is_available()

@@ -1,0 +1,265 @@
+"""Write a model as a directory that serving loads without torch, and that open_clip still loads itself."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from dual_encoder.encoder import MODEL_JSON
+from dual_encoder.errors import ModelError
+from dual_encoder.open_clip_model import OpenClipModel, load_open_clip
+from dual_encoder.openvino_runtime import OpenVinoRuntime, cache_directory
+from dual_encoder.reference import ModelReference, parse_reference
+from dual_encoder.text_tower import is_cuttable
+from dual_encoder.tokenizer import write_tokenizer
+
+_LEAST_COSINE = {"fp32": 0.9999, "bf16": 0.99}
+_PROTOBUF_LIMIT = 1.5 * 2**30  # bytes of weights in one ONNX file; larger ones get a .data file beside it
+
+
+def export_cached(reference: ModelReference) -> Path:
+    """Export a model once into the cache; returns the directory."""
+    source = load_open_clip(reference)
+    directory = cache_directory() / "models" / source.fingerprint[:32]
+    if not (directory / MODEL_JSON).is_file():
+        _export(source, reference.name, directory, weights=False)
+    return directory
+
+
+def export_model(reference: str, out: Path, license: str = "unknown") -> Path:
+    """Export what `reference` names to `out`, which must not exist or be the model's own directory.
+
+    Raises ModelError: it exists already, it has a tokenizer that cannot be written, or the exported towers do not
+    give what torch gives at every batch size and text length tried.
+    """
+    parsed = parse_reference(reference)
+    if out.exists() and out.resolve() != parsed.directory and any(out.iterdir()):
+        raise ModelError(f"{out} exists already and is not empty")
+    _export(load_open_clip(parsed), parsed.name, out, license=license)
+    return out
+
+
+def _export(source: OpenClipModel, name: str, out: Path, *, weights: bool = True, license: str = "unknown") -> None:
+    from open_clip.tokenizer import SimpleTokenizer
+    from safetensors.torch import save_file
+
+    if not isinstance(source.tokenizer, SimpleTokenizer):
+        kind = type(source.tokenizer).__name__
+        raise ModelError(f"model {name!r} has a {kind}, which cannot be exported yet: use runtime torch")
+    work = out.with_name(out.name + ".tmp")
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    try:
+        write_tokenizer(source.tokenizer, work / "tokenizer.json")
+        _write_json(work / "preprocess.json", source.preprocess.to_config())
+        _write_json(
+            work / "open_clip_config.json",
+            {"model_cfg": source.config, "preprocess_cfg": {**source.preprocess.to_config(), "mode": "RGB"}},
+        )
+        context_length = int(source.tokenizer.context_length)
+        _write_onnx(source, work, context_length)
+        parity = _measure_parity(source, work, context_length)
+        if weights:
+            kept = out / "open_clip_model.safetensors"
+            if not kept.is_file():
+                state = {key: _half_if_exact(value) for key, value in source.model.state_dict().items()}
+                save_file(state, work / kept.name, metadata={"format": "pt"})
+        facts = {
+            "fingerprint": source.fingerprint,
+            "dim": source.dim,
+            "temperature": 1 / source.logit_scale,
+            "context_length": context_length,
+            "cuttable": is_cuttable(source.model),
+            "license": license,
+            "parity": parity,
+            "files": {f.name: _sha256(f) for f in sorted(work.iterdir())},
+        }
+        _write_json(work / MODEL_JSON, facts)
+        out.mkdir(parents=True, exist_ok=True)
+        for file in sorted(work.iterdir(), key=lambda f: f.name == MODEL_JSON):  # model.json last: it says "whole"
+            file.replace(out / file.name)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _half_if_exact(weights: Any) -> Any:
+    half = weights.half() if weights.is_floating_point() else weights
+    return (half if bool((half == weights).all()) else weights).contiguous().clone()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n", "utf-8")
+
+
+def _write_onnx(source: OpenClipModel, out: Path, context_length: int) -> None:
+    import torch
+
+    model = _explicit(copy.deepcopy(source.model))
+    cuttable = is_cuttable(source.model)
+    height, width = source.preprocess.size
+    batch = torch.export.Dim("batch", min=1, max=4096)
+
+    class ImageTower(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+            return self.model.encode_image(pixels)  # type: ignore[no-any-return]
+
+    class TextTower(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+            from dual_encoder.text_tower import encode_text
+
+            return encode_text(self.model, tokens) if cuttable else self.model.encode_text(tokens)
+
+    tokens = torch.zeros(2, 9 if cuttable else context_length, dtype=torch.int64)
+    text_shape: dict[int, Any] = {0: batch}
+    if cuttable:
+        text_shape[1] = torch.export.Dim("length", min=2, max=context_length)
+    _to_onnx(TextTower(), tokens, "tokens", text_shape, out / "text.onnx")
+    _to_onnx(ImageTower(), torch.zeros(2, 3, height, width), "pixels", {0: batch}, out / "image.onnx")
+
+
+def _to_onnx(tower: Any, example: Any, name: str, shape: dict[int, Any], path: Path) -> None:
+    import torch
+
+    size = sum(p.numel() * 4 for p in tower.parameters())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            program = torch.onnx.export(
+                tower.eval(), (example,), dynamo=True, input_names=[name], output_names=["features"],
+                dynamic_shapes=(shape,), verbose=False, optimize=True,
+            )  # fmt: skip
+        except Exception as error:
+            raise ModelError(f"the {path.stem} tower cannot be exported: {str(error).splitlines()[0][:300]}") from None
+    assert program is not None
+    program.save(str(path), external_data=size > _PROTOBUF_LIMIT)
+    if size <= _PROTOBUF_LIMIT:
+        _halve(path)
+
+
+def _halve(path: Path) -> None:
+    """Keep weights that are exact in float16 as float16: a model trained to be small stays small."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    model = onnx.load(str(path))
+    casts = []
+    for tensor in model.graph.initializer:
+        if tensor.data_type != TensorProto.FLOAT or np.prod(tensor.dims) < 256:
+            continue
+        values = numpy_helper.to_array(tensor)
+        with np.errstate(over="ignore"):
+            half = values.astype(np.float16)
+        if np.array_equal(half.astype(np.float32), values):
+            name = tensor.name
+            tensor.CopyFrom(numpy_helper.from_array(half, f"{name}.fp16"))
+            casts.append(helper.make_node("Cast", [f"{name}.fp16"], [name], to=TensorProto.FLOAT))
+    if casts:
+        nodes = [*casts, *model.graph.node]
+        del model.graph.node[:]
+        model.graph.node.extend(nodes)
+        onnx.save(model, str(path))
+
+
+def _explicit(model: Any) -> Any:
+    """Write out every nn.MultiheadAttention: the exporter bakes the traced length into the fused one."""
+    import torch
+
+    class Attention(torch.nn.Module):
+        def __init__(self, fused: torch.nn.MultiheadAttention) -> None:
+            super().__init__()
+            self.fused = fused
+            self.batch_first = fused.batch_first
+
+        def forward(
+            self, q: Any, k: Any, v: Any, need_weights: bool = False, attn_mask: Any = None, **_: Any
+        ) -> tuple[Any, None]:
+            f = self.fused
+            linear = torch.nn.functional.linear
+            if not f.batch_first:
+                q, k, v = (x.transpose(0, 1) for x in (q, k, v))
+            if f._qkv_same_embed_dim:
+                wq, wk, wv = f.in_proj_weight.chunk(3)
+            else:
+                wq, wk, wv = f.q_proj_weight, f.k_proj_weight, f.v_proj_weight
+            bq, bk, bv = f.in_proj_bias.chunk(3) if f.in_proj_bias is not None else (None, None, None)
+
+            def heads(x: Any) -> Any:
+                return x.unflatten(-1, (f.num_heads, f.head_dim)).transpose(1, 2)
+
+            qh, kh, vh = heads(linear(q, wq, bq)), heads(linear(k, wk, bk)), heads(linear(v, wv, bv))
+            logits = (qh * f.head_dim**-0.5) @ kh.transpose(-2, -1)
+            if attn_mask is not None:
+                if attn_mask.ndim == 3:  # (batch × heads, queries, keys)
+                    attn_mask = attn_mask.unflatten(0, (-1, f.num_heads))
+                logits = logits + attn_mask
+            out = f.out_proj((logits.softmax(-1) @ vh).transpose(1, 2).flatten(2))
+            return (out if f.batch_first else out.transpose(0, 1)), None
+
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, torch.nn.MultiheadAttention):
+                setattr(module, name, Attention(child))
+    return model
+
+
+def _measure_parity(source: OpenClipModel, directory: Path, context_length: int) -> dict[str, dict[str, float]]:
+    """Least cosine of each tower and precision to open_clip's own float32, over several lengths and batch sizes."""
+    import torch
+
+    rng = np.random.default_rng(0)
+    height, width = source.preprocess.size
+    noise = rng.integers(0, 256, (5, 24, 24, 3), dtype=np.uint8)
+    pictures = [Image.fromarray(n).resize((width, height), Image.Resampling.BICUBIC) for n in noise]
+    pixels = np.stack([source.preprocess(p) for p in pictures])
+    words = "a photo of two red cats left of the big blue house in the snow 一张照片 红色 猫".split()
+    texts = [" ".join(rng.choice(words, n)) for n in (1, 3, 7, 12, 25)] + [" ".join(words * 20)]
+    tokens = source.tokenizer(texts)
+    cuttable = is_cuttable(source.model)
+    with torch.inference_mode():
+        want_text = source.model.encode_text(tokens).numpy()
+        want_image = source.model.encode_image(torch.from_numpy(pixels)).numpy()
+
+    figures: dict[str, dict[str, float]] = {}
+    for precision in ("fp32", "bf16"):
+        try:
+            runtime = OpenVinoRuntime(directory, precision, context_length, cuttable)
+        except ModelError:
+            if precision == "bf16":  # this CPU has none
+                continue
+            raise
+        lengths = (tokens != 0).sum(1).tolist()
+        text = [_cosine(runtime.encode_tokens(tokens[i : i + 1, :n].numpy()), want_text[i : i + 1])
+                for i, n in enumerate(lengths)]  # fmt: skip
+        text.append(_cosine(runtime.encode_tokens(tokens[:5, : max(lengths[:5])].numpy()), want_text[:5]))
+        image = [_cosine(runtime.encode_pixels(pixels[:n]), want_image[:n]) for n in (1, 2, 5)]
+        figures[precision] = {"text": min(text), "image": min(image)}
+        for tower, value in figures[precision].items():
+            if not value >= _LEAST_COSINE[precision]:
+                raise ModelError(f"the exported {tower} tower differs from torch: cosine {value:.5f} in {precision}")
+    return figures
+
+
+def _cosine(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
+    return float(((a * b).sum(1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))).min())

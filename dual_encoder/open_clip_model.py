@@ -1,0 +1,79 @@
+"""A model reference -> open_clip's model, in float32 and evaluation mode, with its config and preprocessing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dual_encoder.errors import ModelError, RuntimeMissing
+from dual_encoder.preprocess import Preprocess
+from dual_encoder.reference import ModelReference
+
+
+@dataclass(frozen=True)
+class OpenClipModel:
+    """`config` is open_clip's model_cfg; `fingerprint` is a SHA-256 over weights, config and preprocessing."""
+
+    model: Any
+    config: dict[str, Any]
+    preprocess: Preprocess
+    tokenizer: Any
+    fingerprint: str
+
+    @property
+    def dim(self) -> int:
+        return int(self.config["embed_dim"])
+
+    @property
+    def logit_scale(self) -> float:
+        return float(self.model.logit_scale.exp().item())
+
+
+def load_open_clip(reference: ModelReference) -> OpenClipModel:
+    """Raises RuntimeMissing without torch and open_clip, ModelError for whatever open_clip cannot load."""
+    try:
+        import open_clip
+        import torch
+    except ImportError as error:
+        raise RuntimeMissing(
+            f"model {reference.name!r} needs torch and open_clip ({error}): pip install 'crossmodal[train]' or [gpu]"
+        ) from None
+
+    if reference.kind == "random":
+        print(f"warning: {reference.name} has random weights: for tests and benchmarks only", file=sys.stderr)
+    source = {
+        "directory": f"local-dir:{reference.directory}",
+        "hub": reference.name,
+    }.get(reference.kind, reference.architecture)
+    if reference.kind in ("random", "tag") and open_clip.get_model_config(reference.architecture) is None:
+        raise ModelError(f"model {reference.name!r}: open_clip knows no architecture {reference.architecture!r}")
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # random weights are the same in every process: an index finds its model again
+            model = open_clip.create_model(source, pretrained=reference.tag)
+        tokenizer = open_clip.get_tokenizer(source)
+        config = open_clip.get_model_config(source)
+    except Exception as error:  # open_clip raises whatever its parts raise
+        raise ModelError(f"model {reference.name!r} cannot be loaded: {str(error).splitlines()[0][:300]}") from None
+    if config is None:
+        raise ModelError(f"model {reference.name!r}: open_clip gives no config for it")
+    preprocess = Preprocess.from_config(open_clip.get_model_preprocess_cfg(model))
+    model = model.float().eval().requires_grad_(False)
+    return OpenClipModel(model, config, preprocess, tokenizer, fingerprint(model, config, preprocess))
+
+
+def fingerprint(model: Any, config: dict[str, Any], preprocess: Preprocess) -> str:
+    """SHA-256 (hex) over every weight as float32, the config and the preprocessing."""
+    digest = hashlib.sha256(json.dumps([config, preprocess.to_config()], sort_keys=True, default=str).encode())
+    for name, value in sorted(model.state_dict().items()):
+        array = value.detach().cpu().numpy()
+        if np.issubdtype(array.dtype, np.floating):
+            array = array.astype(np.float32)
+        digest.update(f"{name}{array.shape}{array.dtype}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()

@@ -1,0 +1,96 @@
+"""Picture -> the numbers a model sees: open_clip's evaluation transform with Pillow and NumPy alone."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+_FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+_MODES = ("shortest", "longest", "squash")
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """`size` is (height, width) in px; `mean` and `std` are for RGB in 0–1; `resize_mode` is open_clip's."""
+
+    size: tuple[int, int]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: str = "bicubic"
+    resize_mode: str = "shortest"
+    fill_color: int = 0
+
+    def __post_init__(self) -> None:
+        if self.interpolation not in _FILTERS:
+            raise ValueError(f"interpolation {self.interpolation!r} is not one of {', '.join(_FILTERS)}")
+        if self.resize_mode not in _MODES:
+            raise ValueError(f"resize_mode {self.resize_mode!r} is not one of {', '.join(_MODES)}")
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Preprocess:
+        """From open_clip's `preprocess_cfg`, or from `preprocess.json`."""
+        size = config["size"]
+        height, width = (size, size) if isinstance(size, int) else size[-2:]
+        return cls(
+            size=(int(height), int(width)),
+            mean=tuple(float(v) for v in config["mean"]),  # type: ignore[arg-type]
+            std=tuple(float(v) for v in config["std"]),  # type: ignore[arg-type]
+            interpolation=config.get("interpolation") or "bicubic",
+            resize_mode=config.get("resize_mode") or "shortest",
+            fill_color=int(config.get("fill_color") or 0),
+        )
+
+    def to_config(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def resize(self, image: Image.Image) -> Image.Image:
+        """An RGB picture of exactly `size`."""
+        height, width = self.size
+        resample = _FILTERS[self.interpolation]
+        if self.resize_mode == "squash":
+            return image.resize((width, height), resample)
+        if self.resize_mode == "longest":
+            ratio = min(width / image.width, height / image.height)
+            scaled = (max(1, round(image.width * ratio)), max(1, round(image.height * ratio)))
+            padded = Image.new("RGB", (width, height), (self.fill_color,) * 3)
+            padded.paste(image.resize(scaled, resample), ((width - scaled[0]) // 2, (height - scaled[1]) // 2))
+            return padded
+        scaled = self._covering(image.size)
+        resized = image if scaled == image.size else image.resize(scaled, resample)
+        left, top = round((scaled[0] - width) / 2), round((scaled[1] - height) / 2)
+        return resized.crop((left, top, left + width, top + height))
+
+    def _covering(self, size: tuple[int, int]) -> tuple[int, int]:
+        # The shorter side becomes the target, the longer is rounded down, as torchvision's Resize does.
+        height, width = self.size
+        if width == height:
+            short, long = sorted(size)
+            new_long = int(width * long / short)
+            return (width, new_long) if size[0] <= size[1] else (new_long, width)
+        ratio = max(width / size[0], height / size[1])
+        return max(width, round(size[0] * ratio)), max(height, round(size[1] * ratio))
+
+    def normalise(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """uint8 (…, H, W, 3) -> float32 (…, 3, H, W), zero mean and unit variance by the model's statistics."""
+        scale = np.asarray([1 / (255 * s) for s in self.std], dtype=np.float32)
+        shift = np.asarray([-m / s for m, s in zip(self.mean, self.std, strict=True)], dtype=np.float32)
+        return np.ascontiguousarray(np.moveaxis(pixels * scale + shift, -1, -3), dtype=np.float32)
+
+    def __call__(self, image: Image.Image) -> NDArray[np.float32]:
+        """RGB picture -> float32 (3, H, W)."""
+        # A strip of, say, 1 × 50,000 px would be blown up to billions of pixels before the crop: crop it first.
+        return self.normalise(np.asarray(self.resize(_tame(image)), dtype=np.uint8))
+
+
+def _tame(image: Image.Image, most: int = 100) -> Image.Image:
+    """Cut the middle out of a picture more than `most` times as long as wide; what is cut would not be seen."""
+    width, height = image.size
+    if max(width, height) <= most * min(width, height):
+        return image
+    keep_w, keep_h = min(width, most * height), min(height, most * width)
+    left, top = (width - keep_w) // 2, (height - keep_h) // 2
+    return image.crop((left, top, left + keep_w, top + keep_h))

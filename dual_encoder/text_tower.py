@@ -1,0 +1,41 @@
+"""CLIP's text tower over only the positions that can matter.
+
+The tower is causal and reads its answer at the end-of-text token, so whatever follows that token cannot change it:
+a batch may be cut at its longest text. Where a tower looks both ways or pools elsewhere, the full context is kept.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+
+def is_cuttable(model: Any) -> bool:
+    """Whether cutting after the end of text is exact for this open_clip model."""
+    tower = getattr(model, "text", model)
+    return (
+        getattr(tower, "attn_mask", None) is not None
+        and getattr(tower, "cls_emb", None) is None
+        and not getattr(tower, "use_pad_mask", False)
+        and getattr(tower, "pool_type", getattr(tower, "text_pool_type", None)) in ("argmax", "eos")
+        and hasattr(tower, "token_embedding")
+    )
+
+
+def encode_text(model: Any, tokens: torch.Tensor) -> torch.Tensor:
+    """Token ids (n, length) of a cuttable model -> unnormalised text features (n, dim), length ≤ context length."""
+    from open_clip.transformer import text_global_pool
+
+    tower = getattr(model, "text", model)
+    length = tokens.shape[1]
+    x = tower.token_embedding(tokens) + tower.positional_embedding[:length]
+    x = tower.ln_final(tower.transformer(x, attn_mask=tower.attn_mask[:length, :length]))
+    pool = getattr(tower, "pool_type", getattr(tower, "text_pool_type", "argmax"))
+    end = getattr(tower, "eos_id", getattr(tower, "text_eos_id", None))
+    x = text_global_pool(x, tokens, pool, eos_token_id=end)
+    projection = tower.text_projection
+    if projection is None:
+        return x  # type: ignore[no-any-return]
+    return x @ projection if not callable(projection) else projection(x)  # type: ignore[no-any-return]

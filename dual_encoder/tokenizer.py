@@ -1,0 +1,80 @@
+"""Text -> token ids, with the `tokenizers` library and a tokenizer.json; equal to open_clip's own tokenizer."""
+
+from __future__ import annotations
+
+import html
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+START, END = "<start_of_text>", "<end_of_text>"
+_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+
+
+class Tokenizer:
+    """CLIP's byte-pair encoding: cleaned and lower-cased text, framed by start and end of text."""
+
+    def __init__(self, path: Path, context_length: int) -> None:
+        from tokenizers import Tokenizer as Backend
+
+        self.context_length = context_length
+        self._backend = Backend.from_file(str(path))
+        self._start, self._end = self._backend.token_to_id(START), self._backend.token_to_id(END)
+
+    def __call__(self, texts: list[str]) -> NDArray[np.int64]:
+        """Texts -> ids int64 (n, length), zero-padded to the longest; a text over the context length is cut."""
+        encoded = self._backend.encode_batch_fast([clean(text) for text in texts], add_special_tokens=False)
+        rows = []
+        for encoding in encoded:
+            rows.append([self._start, *encoding.ids[: self.context_length - 2], self._end])
+        tokens = np.zeros((len(rows), max(map(len, rows), default=0)), dtype=np.int64)
+        for row, ids in zip(tokens, rows, strict=True):
+            row[: len(ids)] = ids
+        return tokens
+
+
+def clean(text: str) -> str:
+    """What open_clip does first: mend mojibake, undo HTML entities twice, fold white space, lower-case."""
+    if text.isascii() and "&" not in text and text.isprintable():  # nothing to mend, and ftfy is slow
+        return " ".join(text.split()).lower()
+    import ftfy
+
+    text = html.unescape(html.unescape(ftfy.fix_text(text))).strip()
+    return " ".join(text.split()).strip().lower()
+
+
+def write_tokenizer(simple: Any, path: Path) -> None:
+    """Write an open_clip SimpleTokenizer as tokenizer.json."""
+    merges = sorted(simple.bpe_ranks, key=simple.bpe_ranks.__getitem__)
+    special = [
+        {"id": simple.encoder[token], "content": token, "single_word": False, "lstrip": False, "rstrip": False,
+         "normalized": False, "special": True}
+        for token in (START, END)
+    ]  # fmt: skip
+    split = {"type": "Split", "pattern": {"Regex": _PATTERN}, "behavior": "Removed", "invert": True}
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    document = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": special,
+        "normalizer": None,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, byte_level]},
+        "post_processor": None,
+        "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": "</w>",
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "vocab": simple.encoder,
+            "merges": [" ".join(pair) for pair in merges],
+        },
+    }
+    path.write_text(json.dumps(document, ensure_ascii=False), "utf-8")

@@ -1,0 +1,47 @@
+"""open_clip on torch: the reference on a CPU, and what runs on a GPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dual_encoder.open_clip_model import OpenClipModel
+from dual_encoder.text_tower import encode_text, is_cuttable
+
+
+class TorchRuntime:
+    """Unnormalised features from open_clip's own towers; bf16 converts the weights, else fp32."""
+
+    name = "torch"
+
+    def __init__(self, source: OpenClipModel, device: str, precision: str) -> None:
+        import torch
+
+        self.device = torch.device(device)
+        self.precision = precision
+        self._dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        self._model = source.model.to(self.device, self._dtype)
+        self._cuttable = is_cuttable(source.model)
+
+    def encode_tokens(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+        """int64 (n, length) -> float32 (n, dim)."""
+        import torch
+
+        ids = torch.from_numpy(tokens).to(self.device)
+        with torch.inference_mode():
+            features = encode_text(self._model, ids) if self._cuttable else self._model.encode_text(ids)
+        return self._numpy(features)
+
+    def encode_pixels(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+        """float32 (n, 3, H, W) -> float32 (n, dim)."""
+        import torch
+
+        with torch.inference_mode():
+            features = self._model.encode_image(torch.from_numpy(pixels).to(self.device, self._dtype))
+        return self._numpy(features)
+
+    @staticmethod
+    def _numpy(features: Any) -> NDArray[np.float32]:
+        return features.float().cpu().numpy()  # type: ignore[no-any-return]

@@ -1,0 +1,336 @@
+"""Build an index: read, decode and encode side by side, part by part, then publish."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from PIL import Image
+
+from dual_encoder.image import ImageError, open_image
+from indexer.metadata import MetadataSchema
+from indexer.parts import Workbench, unpack
+from indexer.records import Record, Source, SourceError
+from indexer.source import open_source
+from indexer.thumbnail import SIDE, thumbnail
+from vector_index import IndexDirectory, ModelStamp, SnapshotWriter
+
+MAX_CAPTION = 10_000  # characters
+
+
+class Encoder(Protocol):
+    """What building needs of a dual encoder."""
+
+    reference: str
+    fingerprint: str
+    dim: int
+
+    @property
+    def image_size(self) -> tuple[int, int]: ...
+    @property
+    def preprocess(self) -> Callable[[Image.Image], NDArray[np.float32]]: ...
+    def encode_pixels(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]: ...
+    def encode_texts(self, texts: list[str]) -> NDArray[np.float32]: ...
+
+
+@dataclass(frozen=True)
+class Progress:
+    """`done` records of `total`, which is None where the source cannot say."""
+
+    done: int
+    total: int | None
+
+
+@dataclass(frozen=True)
+class BuildReport:
+    """What came of a build; `resumed_parts` were taken over from an interrupted one."""
+
+    snapshot: str
+    images: int
+    texts: int
+    rejected: int
+    duplicates: int
+    seconds: float
+    resumed_parts: int
+
+
+def build_index(
+    source_path: str | Path,
+    out: str | Path,
+    encoder: Encoder,
+    *,
+    captions: str | Path | None = None,
+    index_type: str = "auto",
+    target_recall: float = 0.95,
+    resume: bool = True,
+    thumbnails: bool = True,
+    progress: Callable[[Progress], None] | None = None,
+    part_size: int = 1024,
+    batch_size: int = 32,
+) -> BuildReport:
+    """Index a folder, a table or shards into the index directory `out`, and make it the live snapshot.
+
+    An interrupted build of the same source with the same model goes on after its last finished part, and ends with
+    the same snapshot as an uninterrupted one: a part is always encoded in the same batches. Memory holds one part,
+    the next one's decoded pictures, and a digest a picture.
+
+    Raises SourceError (nothing to index), IndexLocked (another build is at it); the old snapshot stays.
+    """
+    began = time.monotonic()
+    source = open_source(source_path, captions)
+    directory = IndexDirectory(out)
+    with directory.lock():
+        plan = {
+            "fingerprint": encoder.fingerprint, "source": str(Path(source_path).resolve()), "captions": str(captions),
+            "part_size": part_size, "batch_size": batch_size, "thumbnails": thumbnails,
+        }  # fmt: skip
+        bench = Workbench(directory.path / ".build", plan, resume)
+        work = _Build(encoder, bench, thumbnails, batch_size)
+        parts = work.run(source, part_size, progress)
+        if not work.images:
+            raise SourceError(f"{source_path}: no usable picture; {work.rejected} rejected, {work.first_reject or 'none'}")
+        stamp = ModelStamp(reference=encoder.reference, fingerprint=encoder.fingerprint, dim=encoder.dim)
+        with SnapshotWriter(
+            directory, model=stamp, source=source.root, index_type=index_type, target_recall=target_recall
+        ) as writer:
+            texts = _assemble(bench, parts, writer, encoder.dim, thumbnails)
+            snapshot = writer.publish()
+        bench.remove()
+    seconds = time.monotonic() - began
+    return BuildReport(snapshot, work.images, texts, work.rejected, work.duplicates, seconds, work.resumed)
+
+
+class _Build:
+    """The encoding half: records -> finished parts."""
+
+    def __init__(self, encoder: Encoder, bench: Workbench, thumbnails: bool, batch_size: int) -> None:
+        self._encoder, self._bench, self._thumbnails, self._batch = encoder, bench, thumbnails, batch_size
+        self._seen: set[bytes] = set()  # of pictures
+        self._seen_texts: set[bytes] = set()
+        self._owner: dict[str, bytes] = {}  # the corpus' own ids
+        self.images = self.rejected = self.duplicates = self.resumed = 0
+        self.first_reject = ""
+
+    def run(self, source: Source, part_size: int, progress: Callable[[Progress], None] | None) -> int:
+        """Make every part that is not there yet; returns how many there are."""
+        done, number = 0, 0
+        with ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="decoder") as decoders:
+            stream = source.records()
+            ahead: deque[tuple[int, list[Record], list[dict[str, Any]] | None, list[Future[Any]]]] = deque()
+            fresh_from: int | None = None
+
+            def look_ahead() -> None:
+                nonlocal fresh_from, number
+                records = list(islice(stream, part_size))
+                if not records:
+                    return
+                rows = self._bench.load(number) if fresh_from is None else None
+                if rows is not None and [(r["uri"], r["stamp"]) for r in rows] != [(r.uri, r.stamp) for r in records]:
+                    rows = None
+                if rows is None and fresh_from is None:
+                    fresh_from = number
+                    self._bench.discard_from(number)
+                ahead.append((number, records, rows, []))
+                number += 1
+
+            # Decoding runs ahead of encoding by a bounded number of pictures, across the border of parts.
+            look_ahead()
+            while ahead:
+                look_ahead()
+                part, records, rows, pending = ahead.popleft()
+                if rows is None:
+                    if not pending:
+                        pending.extend(decoders.submit(self._decode, record) for record in records[: self._batch * 4])
+                    rows = self._encode_part(records, pending, decoders, ahead)
+                    self._bench.save(part, rows)
+                else:
+                    self.resumed += 1
+                self._note(rows)
+                done += len(records)
+                if progress:
+                    progress(Progress(done, source.count))
+            if progress:
+                progress(Progress(done, done))
+        return number
+
+    def _encode_part(
+        self, records: list[Record], pending: list[Future[Any]], decoders: ThreadPoolExecutor, ahead: deque[Any]
+    ) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = []
+        waiting: list[tuple[dict[str, Any], NDArray[np.float32]]] = []
+        fresh: set[bytes] = set()
+        owner: dict[str, bytes] = {}
+
+        def flush() -> None:
+            vectors = self._encoder.encode_pixels(np.stack([pixels for _, pixels in waiting]))
+            for (row, _), vector in zip(waiting, vectors, strict=True):
+                row["vector"] = vector.astype(np.float32).tobytes()
+            waiting.clear()
+
+        queue = deque(pending)
+        rest = iter(records[len(pending) :])
+        if ahead and ahead[0][2] is None:
+            rest = iter([*records[len(pending) :], *ahead[0][1][: self._batch * 4]])
+        for _ in records:
+            row, pixels, small = queue.popleft().result()
+            if (upcoming := next(rest, None)) is not None:
+                queue.append(decoders.submit(self._decode, upcoming))
+            rows.append(row)
+            if row["reject"] is not None:
+                continue
+            digest = bytes.fromhex(row["sha256"])
+            if digest in self._seen or digest in fresh:
+                continue
+            if row["id"] is not None:
+                holder = owner.get(row["id"]) or self._owner.get(row["id"])
+                if holder is not None:
+                    row["reject"] = f"id {row['id']!r} belongs to another picture already"
+                    continue
+                owner[row["id"]] = digest
+            fresh.add(digest)
+            row["thumbnail"] = small
+            waiting.append((row, pixels))
+            if len(waiting) == self._batch:
+                flush()
+        if waiting:
+            flush()
+        if ahead:
+            ahead[0][3].extend(queue)  # what was decoded ahead belongs to the next part
+        self._encode_captions(rows)
+        return rows
+
+    def _encode_captions(self, rows: list[dict[str, Any]]) -> None:
+        fresh: dict[str, int] = {}
+        for number, row in enumerate(rows):
+            if row["reject"] is None:
+                for text in row["captions"]:
+                    if text not in fresh and _text_digest(text) not in self._seen_texts:
+                        fresh[text] = number
+        vectors = self._encoder.encode_texts(list(fresh)) if fresh else []
+        for (text, number), vector in zip(fresh.items(), vectors, strict=True):
+            rows[number]["new_texts"].append(text)
+            rows[number]["text_vectors"].append(vector.astype(np.float32).tobytes())
+
+    def _decode(self, record: Record) -> tuple[dict[str, Any], NDArray[np.float32] | None, bytes | None]:
+        """Everything about a record that needs no encoder; runs on any thread."""
+        good = [text for text in record.captions if len(text) <= MAX_CAPTION]
+        row: dict[str, Any] = {
+            "uri": record.uri, "stamp": record.stamp, "reject": None, "sha256": None, "id": record.id,
+            "width": None, "height": None, "captions": list(dict.fromkeys(good)),
+            "caption_rejects": [f"a caption has {len(t):,} characters, more than {MAX_CAPTION:,}"
+                                for t in record.captions if len(t) > MAX_CAPTION],
+            "metadata": json.dumps(record.metadata, ensure_ascii=False, default=str), "offset": record.offset,
+            "length": record.length, "thumbnail": None, "vector": None, "text_vectors": [], "new_texts": [],
+        }  # fmt: skip
+        try:
+            data = record.read()
+            # Reduced-scale decoding must still leave a thumbnail its pixels.
+            decoded = open_image(data, max(*self._encoder.image_size, SIDE // 2))
+            row |= {"sha256": hashlib.sha256(data).hexdigest(), "width": decoded.width, "height": decoded.height}
+            small = thumbnail(decoded.image) if self._thumbnails else None
+            return row, self._encoder.preprocess(decoded.image), small
+        except OSError as error:
+            row["reject"] = f"cannot be read: {error.strerror or error}"
+        except (ImageError, ValueError) as error:
+            row["reject"] = str(error)
+        return row, None, None
+
+    def _note(self, rows: list[dict[str, Any]]) -> None:
+        """Count a finished part, and remember what it has, whether made now or earlier."""
+        for row in rows:
+            if row["reject"] is not None:
+                self.rejected += 1
+                self.first_reject = self.first_reject or f"the first ({row['uri']}): {row['reject']}"
+                continue
+            if row["vector"] is None:
+                self.duplicates += 1
+            else:
+                self.images += 1
+                digest = bytes.fromhex(row["sha256"])
+                self._seen.add(digest)
+                if row["id"] is not None:
+                    self._owner[row["id"]] = digest
+            self._seen_texts.update(_text_digest(text) for text in row["new_texts"])
+
+
+def _assemble(bench: Workbench, parts: int, writer: SnapshotWriter, dim: int, thumbnails: bool) -> int:
+    """Stream the parts into the snapshot; returns the number of texts."""
+
+    def every() -> Iterator[list[dict[str, Any]]]:
+        for number in range(parts):
+            rows = bench.load(number)
+            if rows is None:
+                raise SourceError(f"{bench.folder}: part {number} cannot be read back; build again")
+            yield rows
+
+    # First pass: what later records add to earlier ones.
+    schema = MetadataSchema()
+    identity: dict[str, str] = {}  # content -> id
+    again: defaultdict[str, list[str]] = defaultdict(list)
+    more: defaultdict[str, list[str]] = defaultdict(list)
+    pictures: defaultdict[str, list[str]] = defaultdict(list)
+    for rows in every():
+        for row in rows:
+            for reason in row["caption_rejects"]:
+                writer.add_reject(row["uri"], reason)
+            if row["reject"] is not None:
+                writer.add_reject(row["uri"], row["reject"])
+                continue
+            sha = row["sha256"]
+            if row["vector"] is not None:
+                identity[sha] = row["id"] or sha[:16]
+                schema.see(json.loads(row["metadata"]))
+            else:
+                again[sha].append(row["uri"])
+                more[sha] += row["captions"]
+            for text in row["captions"]:
+                if identity[sha] not in pictures[text]:
+                    pictures[text].append(identity[sha])
+
+    # Second pass: rows in the order of the source.
+    for rows in every():
+        good = [row for row in rows if row["vector"] is not None]
+        if good:
+            columns = {
+                "id": pa.array([identity[r["sha256"]] for r in good], pa.string()),
+                "uri": pa.array([r["uri"] for r in good], pa.string()),
+                "duplicate_uris": pa.array([again.get(r["sha256"], []) for r in good], pa.list_(pa.string())),
+                "width": pa.array([r["width"] for r in good], pa.int32()),
+                "height": pa.array([r["height"] for r in good], pa.int32()),
+                "sha256": pa.array([r["sha256"] for r in good], pa.string()),
+                "captions": pa.array(
+                    [list(dict.fromkeys(r["captions"] + more.get(r["sha256"], []))) for r in good],
+                    pa.list_(pa.string()),
+                ),
+                "offset": pa.array([r["offset"] for r in good], pa.int64()),
+                "length": pa.array([r["length"] for r in good], pa.int64()),
+                **schema.columns(json.loads(r["metadata"]) for r in good),
+            }
+            small = [r["thumbnail"] for r in good] if thumbnails else None
+            writer.add_images(pa.RecordBatch.from_pydict(columns), unpack([r["vector"] for r in good], dim), small)
+        texts = [text for row in rows for text in row["new_texts"]]
+        if texts:
+            batch = {
+                "id": pa.array([_text_digest(text).hex() for text in texts], pa.string()),
+                "text": pa.array(texts, pa.string()),
+                "image_ids": pa.array([pictures[text] for text in texts], pa.list_(pa.string())),
+            }
+            vectors = unpack([vector for row in rows for vector in row["text_vectors"]], dim)
+            writer.add_texts(pa.RecordBatch.from_pydict(batch), vectors)
+    return len(pictures)
+
+
+def _text_digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode("utf-8", "replace")).digest()[:8]

@@ -1,0 +1,74 @@
+"""Metadata of any shape -> typed Arrow columns, the same over the whole corpus."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import pyarrow as pa
+
+_RESERVED = frozenset(("uri", "duplicate_uris", "width", "height", "sha256", "captions", "offset", "length"))
+_INT, _FLOAT = re.compile(r"[+-]?(0|[1-9]\d{0,17})"), re.compile(r"[+-]?(\d+\.\d*|\.?\d+)([eE][+-]?\d+)?")
+_TYPES = {"bool": pa.bool_(), "int": pa.int64(), "float": pa.float64(), "string": pa.string()}
+
+
+class MetadataSchema:
+    """Looks at every value once, then gives each column the narrowest type that holds them all.
+
+    Strings that are all numbers or all true/false become that (a CSV has only strings); what is mixed becomes a
+    string; lists and objects become JSON. A name that the index itself uses gets the prefix `meta_`.
+    """
+
+    def __init__(self) -> None:
+        self._kinds: dict[str, str] = {}
+
+    def see(self, metadata: dict[str, Any]) -> None:
+        for name, value in metadata.items():
+            kind = _kind(value)
+            known = self._kinds.get(name, "")
+            self._kinds[name] = _wider(known, kind) if known and kind else known or kind
+
+    def columns(self, rows: Iterable[dict[str, Any]]) -> dict[str, pa.Array]:
+        rows = list(rows)
+        result = {}
+        for name, kind in sorted(self._kinds.items()):
+            kind = kind or "string"
+            values = [_convert(row.get(name), kind) for row in rows]
+            result[f"meta_{name}" if name in _RESERVED else name] = pa.array(values, _TYPES[kind])
+        return result
+
+
+def _kind(value: Any) -> str:
+    if value is None or value == "":
+        return ""
+    if isinstance(value, bool):
+        return "bool"
+    if isinstance(value, int):
+        return "int" if abs(value) < 2**63 else "string"
+    if isinstance(value, float):
+        return "float"
+    if isinstance(value, str):
+        if value.lower() in ("true", "false"):
+            return "bool"
+        if _INT.fullmatch(value):
+            return "int"
+        return "float" if _FLOAT.fullmatch(value) else "string"
+    return "string"
+
+
+def _wider(a: str, b: str) -> str:
+    if a == b:
+        return a
+    return "float" if {a, b} == {"int", "float"} else "string"
+
+
+def _convert(value: Any, kind: str) -> Any:
+    if value is None or (value == "" and kind != "string"):
+        return None
+    if kind == "string":
+        return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    if kind == "bool":
+        return value if isinstance(value, bool) else value.lower() == "true"
+    return int(value) if kind == "int" else float(value)

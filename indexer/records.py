@@ -1,0 +1,56 @@
+"""What a source gives: one record a picture, in an order that does not change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+class SourceError(Exception):
+    """A corpus that cannot be indexed; the message names it and says what is expected."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """A picture not yet read.
+
+    `uri` is relative to the source's root, or a URL; `offset` and `length` (bytes) say where in a tar it lies;
+    `stamp` changes when the file does. `read` raises OSError, or ValueError with the reason.
+    """
+
+    uri: str
+    read: Callable[[], bytes]
+    stamp: str = ""
+    id: str | None = None
+    captions: tuple[str, ...] = ()
+    metadata: dict[str, Any] = field(default_factory=dict)
+    offset: int | None = None
+    length: int | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """A corpus: where it lies, how to walk it from its beginning, and how many records it has if that is known."""
+
+    root: str
+    records: Callable[[], Iterator[Record]]
+    count: int | None = None
+
+
+def file_stamp(path: Path) -> str:
+    """Size and modification time; empty if there is no such file (reading it will say so)."""
+    try:
+        status = path.stat()
+    except OSError:
+        return ""
+    return f"{status.st_size}/{status.st_mtime_ns}"
+
+
+def captions_of(value: Any) -> tuple[str, ...]:
+    """A caption column's value: a string, a list of strings, or nothing."""
+    if value is None:
+        return ()
+    values = value if isinstance(value, list | tuple) else [value]
+    return tuple(text for text in (str(v).strip() for v in values if v is not None) if text)

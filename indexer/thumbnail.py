@@ -1,0 +1,18 @@
+"""A small WebP of a picture."""
+
+from __future__ import annotations
+
+import io
+
+from PIL import Image
+
+SIDE = 224  # px, the longer side
+
+
+def thumbnail(image: Image.Image) -> bytes:
+    """An RGB picture -> WebP bytes, never enlarged."""
+    small = image.copy()
+    small.thumbnail((SIDE, SIDE), Image.Resampling.BICUBIC, reducing_gap=2.0)
+    out = io.BytesIO()
+    small.save(out, "WEBP", quality=75, method=2)
+    return out.getvalue()

@@ -1,0 +1,1 @@
+"""Online: a REST API and a web page over a snapshot."""

@@ -1,0 +1,57 @@
+"""The ASGI application: `create_app(settings)`, or `uvicorn --factory service.app:create_app`."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import FileResponse
+from fastapi.staticfiles import StaticFiles
+
+from service import problems
+from service.engine import Engine
+from service.middleware import RequestGuard
+from service.problems import ProblemDetail
+from service.routes import embeddings, images, operations, search
+from service.settings import Settings
+
+_PAGE = Path(__file__).parent / "page"
+_CONTENT_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+)
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """Build the application; the model and the snapshot are opened when it starts."""
+    settings = settings or Settings()
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        app.state.engine = Engine(settings)
+        try:
+            yield
+        finally:
+            app.state.engine.close()
+
+    app = FastAPI(
+        title="Crossmodal",
+        version="1",
+        description="Find pictures by words, words by pictures, and pictures by pictures.",
+        lifespan=lifespan,
+        responses={"default": {"model": ProblemDetail, "description": "what was wrong, as application/problem+json"}},
+    )
+    app.add_middleware(RequestGuard, max_body_bytes=settings.max_body_bytes)
+    problems.install(app)
+    for module in (search, embeddings, images, operations):
+        app.include_router(module.router)
+
+    @app.get("/", include_in_schema=False)
+    async def page(request: Request) -> Response:
+        headers = {"Content-Security-Policy": _CONTENT_POLICY, "Referrer-Policy": "no-referrer"}
+        return FileResponse(_PAGE / "index.html", headers=headers)
+
+    app.mount("/page", StaticFiles(directory=_PAGE, check_dir=False), name="page")
+    return app

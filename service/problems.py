@@ -1,0 +1,86 @@
+"""Errors as application/problem+json (RFC 9457): each says what to change, none shows a traceback."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ValidationError
+from starlette.exceptions import HTTPException
+
+MEDIA_TYPE = "application/problem+json"
+log = logging.getLogger("crossmodal.service")
+
+
+class ProblemDetail(BaseModel):
+    """The body of every error."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    request_id: str = ""
+
+
+class Problem(Exception):
+    """Raise it anywhere below a route; `detail` is for the person who sent the request."""
+
+    def __init__(self, status: int, detail: str, headers: dict[str, str] | None = None) -> None:
+        super().__init__(detail)
+        self.status, self.detail, self.headers = status, detail, headers
+
+
+def problem_response(
+    status: int, detail: str, request_id: str = "", headers: dict[str, str] | None = None
+) -> Response:
+    body = ProblemDetail(title=HTTPStatus(status).phrase, status=status, detail=detail, request_id=request_id)
+    content = json.dumps(body.model_dump(), ensure_ascii=False).encode("utf-8", "replace")
+    return Response(content, status, headers, MEDIA_TYPE)
+
+
+def explain(errors: Sequence[Any]) -> str:
+    """pydantic's errors in one line: `query.0.text: …; k: …`."""
+    lines = []
+    for error in errors[:3]:
+        place = ".".join(str(part) for part in error["loc"] if part not in ("body", "query"))
+        lines.append(f"{place}: {error['msg']}" if place else str(error["msg"]))
+    if len(errors) > 3:
+        lines.append(f"and {len(errors) - 3} more")
+    return "; ".join(lines)
+
+
+def install(app: FastAPI) -> None:
+    """Answer every exception of the app with a problem."""
+
+    def request_id(request: Request) -> str:
+        return str(request.scope.get("request_id", ""))
+
+    @app.exception_handler(Problem)
+    async def _problem(request: Request, error: Problem) -> Response:
+        return problem_response(error.status, error.detail, request_id(request), error.headers)
+
+    @app.exception_handler(HTTPException)
+    async def _http(request: Request, error: HTTPException) -> Response:
+        headers = dict(error.headers) if error.headers else None
+        detail = str(error.detail)
+        if error.status_code == 404 and detail == "Not Found":
+            detail = f"there is nothing at {request.url.path}; see /docs for every call"
+        return problem_response(error.status_code, detail, request_id(request), headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def _invalid_request(request: Request, error: RequestValidationError) -> Response:
+        return problem_response(422, explain(error.errors()), request_id(request))
+
+    @app.exception_handler(ValidationError)
+    async def _invalid(request: Request, error: ValidationError) -> Response:
+        return problem_response(422, explain(error.errors()), request_id(request))
+
+    @app.exception_handler(Exception)
+    async def _unexpected(request: Request, error: Exception) -> Response:
+        log.error("request %s failed", request_id(request), exc_info=error)
+        return problem_response(500, "an internal error; the log has it under this request id", request_id(request))

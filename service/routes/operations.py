@@ -1,0 +1,75 @@
+"""For operators: the live index, health, readiness, metrics."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from service.engine import Engine
+from service.problems import Problem
+from service.routes.shared import EngineOf
+from vector_index import VectorIndexError
+
+router = APIRouter(tags=["operations"])
+
+
+@router.get("/v1/index")
+async def index(engine: EngineOf) -> dict[str, Any]:
+    """The live snapshot's manifest in short."""
+    return _describe(engine)
+
+
+@router.post("/v1/index/reload")
+async def reload(engine: EngineOf) -> dict[str, Any]:
+    """Switch to the newest snapshot; one that cannot be served is refused, and the old one keeps serving."""
+    try:
+        changed = await engine.reload()
+    except VectorIndexError as error:
+        raise Problem(409, f"{error}; {engine.snapshot.name} keeps serving") from None
+    return {**_describe(engine), "changed": changed}
+
+
+@router.get("/healthz")
+async def healthz() -> dict[str, str]:
+    """The process answers."""
+    return {"status": "alive"}
+
+
+@router.get("/readyz")
+async def readyz(engine: EngineOf) -> dict[str, str]:
+    """Queries can be answered: the encoder is not stuck at a batch."""
+    if engine.stalled:
+        raise Problem(503, f"the encoder has not answered for {engine.batcher.busy_for:.0f} s")
+    return {"status": "ready", "snapshot": engine.snapshot.name}
+
+
+@router.get("/metrics", response_class=Response)
+async def metrics() -> Response:
+    """Prometheus' text format."""
+    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+
+def _describe(engine: Engine) -> dict[str, Any]:
+    snapshot = engine.snapshot
+    manifest = snapshot.manifest
+
+    def collection(stamp: Any) -> dict[str, Any]:
+        return {"count": stamp.rows, "index": stamp.index.model_dump(mode="json", by_alias=True)}
+
+    return {
+        "snapshot": snapshot.name,
+        "created": manifest.created.isoformat(),
+        "format_version": manifest.format_version,
+        "model": {
+            "reference": manifest.model.reference,
+            "fingerprint": manifest.model.fingerprint,
+            "dim": manifest.model.dim,
+            "runtime": engine.encoder.runtime.name,
+            "precision": engine.encoder.runtime.precision,
+        },
+        "images": collection(manifest.images),
+        "texts": collection(manifest.texts),
+        "rejects": manifest.rejects,
+    }

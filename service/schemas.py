@@ -1,0 +1,195 @@
+"""What requests and answers look like."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StringConstraints, model_validator
+
+Text = Annotated[str, StringConstraints(max_length=10_000)]
+Include = Literal["metadata", "captions", "vector"]
+
+
+class Strict(BaseModel):
+    """Unknown names are errors: a misspelt option is never ignored."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class ImageInput(Strict):
+    """One picture: exactly one of `url` (http, https or a data: URI), `base64` or `id` (of an indexed picture)."""
+
+    url: str | None = None
+    base64: str | None = None
+    id: str | None = None
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> ImageInput:
+        if sum(value is not None for value in (self.url, self.base64, self.id)) != 1:
+            raise ValueError("give exactly one of url, base64, id")
+        return self
+
+
+class QueryPart(Strict):
+    """Exactly one of `text`, `image`, `vector`; `weight` counts in a composed query and may be negative."""
+
+    text: Text | None = None
+    image: ImageInput | None = None
+    vector: list[FiniteFloat] | None = Field(None, max_length=65_536)
+    weight: FiniteFloat = 1.0
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> QueryPart:
+        if sum(value is not None for value in (self.text, self.image, self.vector)) != 1:
+            raise ValueError("give exactly one of text, image, vector")
+        return self
+
+
+Query = QueryPart | Annotated[list[QueryPart], Field(min_length=1, max_length=16)]
+
+
+class SearchRequest(Strict):
+    """A search: `query` or, for a batch, `queries`."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"query": {"text": "a red star"}, "k": 3},
+                {"query": [{"text": "a red star"}, {"text": "striped", "weight": -0.5}], "k": 3},
+                {"queries": [{"text": "红色星形"}, {"text": "four blue circles"}], "include": ["captions"]},
+            ]
+        }
+    )
+
+    query: Query | None = None
+    queries: Annotated[list[Query], Field(min_length=1)] | None = None
+    k: int = Field(10, ge=1, le=10_000)
+    offset: int = Field(0, ge=0, le=10_000)
+    min_score: FiniteFloat | None = None
+    exact: bool = Field(False, description="search every vector instead of the approximate index")
+    include: list[Include] = []
+
+    @model_validator(mode="after")
+    def _one_or_many(self) -> SearchRequest:
+        if (self.query is None) == (self.queries is None):
+            raise ValueError("give exactly one of query and queries")
+        return self
+
+
+class Hit(BaseModel):
+    """One result; `score` is the cosine similarity, `rank` counts from 1 over all pages."""
+
+    id: str
+    score: float
+    rank: int
+    uri: str | None = None
+    thumbnail_url: str | None = None
+    text: str | None = None
+    image_ids: list[str] | None = None
+    captions: list[str] | None = None
+    metadata: dict[str, Any] | None = None
+    vector: list[float] | None = None
+
+
+class Took(BaseModel):
+    """Milliseconds."""
+
+    encode: float
+    search: float
+    total: float
+
+
+class Hits(BaseModel):
+    hits: list[Hit]
+
+
+class SearchAnswer(BaseModel):
+    """`hits` for a query, `results` (one entry a query) for a batch."""
+
+    hits: list[Hit] | None = None
+    results: list[Hits] | None = None
+    snapshot: str
+    model: str
+    took_ms: Took
+
+
+class EmbeddingsRequest(Strict):
+    """OpenAI's shape and `modality`; an image is a URL or a data: URI."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"input": ["a red star", "红色星形"]}]})
+
+    input: Text | Annotated[list[Text], Field(min_length=1)] | str | list[str]
+    modality: Literal["text", "image"] = "text"
+    encoding_format: Literal["float", "base64"] = "float"
+    model: str | None = None
+    user: str | None = None
+
+
+class Embedding(BaseModel):
+    object: Literal["embedding"] = "embedding"
+    index: int
+    embedding: list[float] | str
+
+
+class Usage(BaseModel):
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingsAnswer(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[Embedding]
+    model: str
+    usage: Usage
+
+
+class RankRequest(Strict):
+    """One `image` against `texts` (zero-shot classification), or one `text` against `images`."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"text": "a red star", "images": [{"id": "0123456789abcdef"}]}]}
+    )
+
+    image: ImageInput | None = None
+    texts: Annotated[list[Text], Field(min_length=1)] | None = None
+    text: Text | None = None
+    images: Annotated[list[ImageInput], Field(min_length=1)] | None = None
+
+    @model_validator(mode="after")
+    def _one_side_each(self) -> RankRequest:
+        one_image = self.image is not None and self.texts is not None and self.text is None and self.images is None
+        one_text = self.text is not None and self.images is not None and self.image is None and self.texts is None
+        if one_image == one_text:
+            raise ValueError("give image and texts, or text and images")
+        return self
+
+
+class Ranked(BaseModel):
+    """`index` is the candidate's place in the request."""
+
+    index: int
+    score: float
+    probability: float
+
+
+class RankAnswer(BaseModel):
+    """Best first; probabilities are a softmax at the model's own temperature."""
+
+    results: list[Ranked]
+    model: str
+    temperature: float
+
+
+class ImageItem(BaseModel):
+    """`width` and `height` in px; `duplicate_uris` are further places of the same picture."""
+
+    id: str
+    uri: str
+    duplicate_uris: list[str]
+    width: int
+    height: int
+    sha256: str
+    captions: list[str]
+    thumbnail_url: str | None
+    content_url: str
+    metadata: dict[str, Any]

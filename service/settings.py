@@ -1,0 +1,28 @@
+"""What an operator can set: environment variables with the prefix CROSSMODAL_, or arguments of `crossmodal serve`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Read when constructed, never at import."""
+
+    model_config = SettingsConfigDict(env_prefix="CROSSMODAL_", protected_namespaces=(), extra="ignore")
+
+    index: Path
+    model: str | None = Field(None, description="model reference; the snapshot's own when not given")
+    device: str = "auto"
+    runtime: str = "auto"
+    precision: str = "auto"
+    corpus_root: Path | None = Field(None, description="where the corpus lies now, if it moved since it was indexed")
+    image_url_hosts: list[str] = Field([], description="hosts that images of queries may be fetched from; none: off")
+    max_body_bytes: int = Field(20 * 2**20, gt=0)
+    max_pixels: int = Field(100_000_000, gt=0)
+    max_k: int = Field(10_000, gt=0)
+    max_queries: int = Field(64, gt=0)
+    request_timeout: float = Field(30.0, gt=0, description="seconds until a request is given up with 503")
+    stall_timeout: float = Field(30.0, gt=0, description="seconds one batch may encode before readiness fails")

@@ -1,0 +1,25 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from vector_index import RecallPoint, SnapshotCorrupt, UnsupportedFormat
+from vector_index.manifest import read_manifest
+
+
+def test_recall_points_have_the_names_of_the_format() -> None:
+    point = RecallPoint(ef_search=16, recall_at_10=0.5)
+    assert json.loads(point.model_dump_json(by_alias=True)) == {"efSearch": 16, "recall@10": 0.5}
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"format_version": 1}'])
+def test_what_is_not_a_manifest_is_corrupt(tmp_path: Path, content: str) -> None:
+    (tmp_path / "manifest.json").write_text(content)
+    with pytest.raises(SnapshotCorrupt, match=r"manifest\.json"):
+        read_manifest(tmp_path)
+
+
+def test_another_format_version(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text('{"format_version": 2, "unheard": "of"}')
+    with pytest.raises(UnsupportedFormat, match=r"manifest\.json: format version 2"):
+        read_manifest(tmp_path)

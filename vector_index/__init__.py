@@ -1,0 +1,44 @@
+"""The index directory: immutable, memory-mapped snapshots of pictures, captions and their vectors.
+
+`IndexDirectory` finds and locks an index, `SnapshotWriter` publishes a new snapshot of it, `Snapshot` and its two
+`Collection`s read one. Nothing here knows about models: vectors come in and go out as unit float32 arrays.
+"""
+
+from vector_index.collection import Collection
+from vector_index.directory import IndexDirectory
+from vector_index.errors import (
+    BadIndexType,
+    DimensionMismatch,
+    IndexLocked,
+    IndexNotFound,
+    SnapshotCorrupt,
+    UnknownId,
+    UnsupportedFormat,
+    VectorIndexError,
+)
+from vector_index.kinds import choose_index_type
+from vector_index.manifest import CollectionStamp, FileStamp, IndexStamp, Manifest, ModelStamp, RecallPoint
+from vector_index.snapshot import Snapshot
+from vector_index.writer import SnapshotWriter
+
+__all__ = [
+    "BadIndexType",
+    "Collection",
+    "CollectionStamp",
+    "DimensionMismatch",
+    "FileStamp",
+    "IndexDirectory",
+    "IndexLocked",
+    "IndexNotFound",
+    "IndexStamp",
+    "Manifest",
+    "ModelStamp",
+    "RecallPoint",
+    "Snapshot",
+    "SnapshotCorrupt",
+    "SnapshotWriter",
+    "UnknownId",
+    "UnsupportedFormat",
+    "VectorIndexError",
+    "choose_index_type",
+]

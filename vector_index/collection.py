@@ -1,0 +1,143 @@
+"""A collection: a table and the FAISS index whose row i is row i of the table."""
+
+from bisect import bisect_left
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from vector_index import kinds, tables
+from vector_index.errors import DimensionMismatch, SnapshotCorrupt, UnknownId
+from vector_index.manifest import CollectionStamp
+
+
+class Collection:
+    """The pictures, or the texts, of a snapshot: read-only, memory-mapped, safe to use from several threads.
+
+    It may be empty. `dim` is that of its vectors, `schema` that of its table.
+    """
+
+    def __init__(self, snapshot: Path, name: str, stamp: CollectionStamp, dim: int) -> None:
+        """Open `<name>.arrow`, `<name>.order.npy` and `<name>.faiss` of a snapshot.
+
+        Raises:
+            SnapshotCorrupt: one cannot be read, or does not have the rows or the dim that the manifest says.
+        """
+        self.dim = dim
+        self.table: tables.MappedTable = open_part(snapshot / f"{name}.arrow", tables.MappedTable)
+        self.order: npt.NDArray[np.int64] = open_part(snapshot / f"{name}.order.npy", _map_order)
+        self.index = open_part(snapshot / f"{name}.faiss", kinds.read_index)
+        self._storage = kinds.exact_storage(self.index)
+        self._ef_search = stamp.index.parameters.get("efSearch", 0)
+        if kinds.is_hnsw(self.index):
+            self.index.hnsw.efSearch = self._ef_search
+
+        counts = {"arrow": len(self.table), "order.npy": len(self.order), "faiss": self.index.ntotal}
+        for suffix, rows in counts.items():
+            if rows != stamp.rows:
+                raise SnapshotCorrupt(f"{snapshot / name}.{suffix}: {rows} rows, {stamp.rows} in the manifest")
+        if self.index.d != dim:
+            raise SnapshotCorrupt(f"{snapshot / name}.faiss: dim {self.index.d}, {dim} in the manifest")
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The schema of the table: what `take` can return."""
+        return self.table.schema
+
+    def search(
+        self, vectors: npt.NDArray[Any], k: int, *, exact: bool = False
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        """Find the nearest rows to each query.
+
+        Args:
+            vectors: queries of unit length, (q, dim), of any float dtype.
+            k: how many rows, at least 1.
+            exact: compare with every vector as stored (SQ kinds store them rounded) instead of walking the graph.
+
+        Returns:
+            Inner products, float32, descending, and rows, int64, both (q, min(k, len)). Where a graph finds fewer,
+            the rest is -inf and -1.
+
+        Raises:
+            DimensionMismatch: vectors of another shape.
+            ValueError: NaN or infinity in vectors, or k below 1.
+        """
+        queries = check_vectors(vectors, self.dim)
+        if k < 1:
+            raise ValueError(f"k must be at least 1, got {k}")
+        k = min(k, len(self))
+        if k == 0 or len(queries) == 0:
+            return np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
+        return kinds.search(self._storage if exact else self.index, queries, k, max(self._ef_search, k))
+
+    def take(self, rows: tables.Rows, columns: list[str] | None = None) -> pa.Table:
+        """Return the given rows in the order given, duplicates allowed, of all columns or those named.
+
+        Raises:
+            IndexError: a row out of range.
+            KeyError: an unknown column.
+        """
+        return self.table.take(rows, columns)
+
+    def row_of(self, id: str) -> int:
+        """Return the row that has this id, by binary search through the map.
+
+        Raises:
+            UnknownId: there is none.
+        """
+        place = bisect_left(self.order, id, key=self._id_at)
+        if place < len(self.order) and self._id_at(row := int(self.order[place])) == id:
+            return row
+        raise UnknownId(f"there is no id {id!r}")
+
+    def vectors(self, rows: tables.Rows) -> npt.NDArray[np.float32]:
+        """Return the vectors of the given rows as stored, float32 (n, dim).
+
+        Raises:
+            IndexError: a row out of range.
+        """
+        wanted = tables.check_rows(rows, len(self))
+        if len(wanted) == 0:
+            return np.empty((0, self.dim), np.float32)
+        reconstructed: npt.NDArray[np.float32] = self._storage.reconstruct_batch(wanted)
+        return reconstructed
+
+    def _id_at(self, row: int) -> str:
+        value: str = self.table.value("id", int(row))
+        return value
+
+
+def check_vectors(vectors: npt.NDArray[Any], dim: int) -> npt.NDArray[np.float32]:
+    """Return vectors as contiguous float32 (n, dim), without a copy if they are that already.
+
+    Raises:
+        DimensionMismatch: they are of another shape.
+        ValueError: NaN or infinity in one of them, or not numbers at all.
+    """
+    array = np.ascontiguousarray(vectors, dtype=np.float32)
+    if np.ndim(vectors) != 2 or array.shape[1] != dim:
+        raise DimensionMismatch(f"vectors of shape {np.shape(vectors)}; this index takes (n, {dim})")
+    bad = np.flatnonzero(~np.isfinite(array).all(axis=1))
+    if len(bad):
+        raise ValueError(f"vector {bad[0]} has NaN or infinity in it ({len(bad)} of {len(array)} have)")
+    return array
+
+
+def _map_order(path: Path) -> npt.NDArray[np.int64]:
+    order: npt.NDArray[np.int64] = np.load(path, mmap_mode="r", allow_pickle=False)
+    if order.ndim != 1 or order.dtype != np.int64:
+        raise ValueError(f"{order.dtype} of shape {order.shape}, not a list of int64")
+    return order
+
+
+def open_part(path: Path, opener: Any) -> Any:
+    """Call `opener(path)`, turning the several errors of the libraries into one that names the file."""
+    try:
+        return opener(path)
+    except (OSError, ValueError, RuntimeError, EOFError, pa.ArrowException) as error:
+        raise SnapshotCorrupt(f"{path}: {error}") from error

@@ -1,0 +1,89 @@
+"""An index directory: which snapshot is live, and who may write."""
+
+import fcntl
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from vector_index.errors import IndexLocked, IndexNotFound, SnapshotCorrupt
+from vector_index.files import replace_text
+from vector_index.snapshot import Snapshot
+
+
+class IndexDirectory:
+    """`INDEX/`: its snapshots, the name of the live one in `CURRENT`, and the writer's lock in `.lock`.
+
+    Making one touches no file; the directory need not exist yet.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def __repr__(self) -> str:
+        return f"IndexDirectory({str(self.path)!r})"
+
+    @property
+    def snapshots(self) -> Path:
+        """The folder that the snapshots lie in."""
+        return self.path / "snapshots"
+
+    def current(self) -> str | None:
+        """Return the name of the live snapshot, None where nothing has been published.
+
+        Raises:
+            SnapshotCorrupt: CURRENT does not hold a plain name.
+        """
+        path = self.path / "CURRENT"
+        try:
+            name = path.read_text(encoding="utf-8").strip()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except UnicodeDecodeError as error:
+            raise SnapshotCorrupt(f"{path}: {error}") from error
+        if not name or name.startswith(".") or Path(name).name != name:
+            raise SnapshotCorrupt(f"{path}: {name!r} is not the name of a snapshot")
+        return name
+
+    def open(self) -> Snapshot:
+        """Open the live snapshot, after checks that read no data: `Snapshot` says which.
+
+        Raises:
+            IndexNotFound: nothing has been published here.
+            SnapshotCorrupt, UnsupportedFormat: it cannot be served; the message names the file.
+        """
+        name = self.current()
+        if name is None:
+            raise IndexNotFound(f"{self.path}: there is no index here (no CURRENT file)")
+        return Snapshot(self.snapshots / name)
+
+    def make_current(self, name: str) -> None:
+        """Make a complete snapshot the live one, atomically. The caller holds the lock."""
+        replace_text(self.path / "CURRENT", name + "\n")
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the index for writing, making its directory if need be; readers are not kept out.
+
+        The kernel lets go of the lock when its process ends, however it ends. The file stays: deleting it would let
+        two writers each lock a file of that name.
+
+        Raises:
+            IndexLocked: another writer holds it; the message names its process and host.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / ".lock").open("a+", encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                file.seek(0)
+                holder = file.read().strip() or "another process"
+                raise IndexLocked(f"{self.path}: being written by {holder}") from error
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            file.flush()
+            try:
+                yield
+            finally:
+                file.truncate(0)

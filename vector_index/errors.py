@@ -1,0 +1,45 @@
+"""What can go wrong with an index directory.
+
+VectorIndexError
+├── IndexNotFound        there is no live snapshot at this path
+├── SnapshotCorrupt      a file of a snapshot is missing, cut short, unreadable, or disagrees with the others
+├── UnsupportedFormat    the snapshot was written in a format this version does not read
+├── IndexLocked          another writer holds the index
+├── UnknownId            no row has this id
+├── DimensionMismatch    vectors of the wrong shape for this index
+└── BadIndexType         an index type that is not supported
+
+Bad input data (NaN, duplicate ids, schemas that differ) raises the built-in ValueError; rows out of range, IndexError.
+"""
+
+
+class VectorIndexError(Exception):
+    """Base of every error that this package defines."""
+
+
+class IndexNotFound(VectorIndexError):
+    """There is no live snapshot at this path."""
+
+
+class SnapshotCorrupt(VectorIndexError):
+    """A file of a snapshot is missing, cut short, unreadable, or disagrees with the others."""
+
+
+class UnsupportedFormat(VectorIndexError):
+    """The snapshot was written in a format this version does not read."""
+
+
+class IndexLocked(VectorIndexError):
+    """Another writer holds the index; the message says who."""
+
+
+class UnknownId(VectorIndexError):
+    """No row of the collection has this id."""
+
+
+class DimensionMismatch(VectorIndexError):
+    """Vectors are not of shape (n, dim) with the index's own dim."""
+
+
+class BadIndexType(VectorIndexError):
+    """The index type is not one of those supported."""

@@ -1,0 +1,98 @@
+"""manifest.json: what a snapshot is made of and how it was made."""
+
+import json
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from vector_index.errors import SnapshotCorrupt, UnsupportedFormat
+
+FORMAT_VERSION: Final = 1
+MANIFEST_NAME: Final = "manifest.json"
+
+_ALIASES: Final = {"ef_search": "efSearch", "recall_at_10": "recall@10"}
+
+
+class _Stamp(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class ModelStamp(_Stamp):
+    """The dual encoder whose vectors a snapshot holds."""
+
+    reference: str
+    fingerprint: str
+    dim: int = Field(gt=0)
+
+
+class FileStamp(_Stamp):
+    """Size in bytes and SHA-256 of one file."""
+
+    size: int
+    sha256: str
+
+
+class RecallPoint(_Stamp):
+    """Recall@10 against exact search, measured at one efSearch; in JSON `{"efSearch": …, "recall@10": …}`."""
+
+    model_config = ConfigDict(alias_generator=lambda name: _ALIASES[name], populate_by_name=True)
+
+    ef_search: int
+    recall_at_10: float
+
+
+class IndexStamp(_Stamp):
+    """A FAISS index: its factory string, its parameters (efSearch, M, efConstruction) and its measured recall@10."""
+
+    kind: str
+    parameters: dict[str, int] = {}
+    recall: float = 1.0
+    recall_curve: list[RecallPoint] = []
+
+
+class CollectionStamp(_Stamp):
+    """One of the two collections of a snapshot."""
+
+    rows: int
+    index: IndexStamp
+
+
+class Manifest(_Stamp):
+    """Everything about a snapshot but its data. `files` maps each name, all but the manifest's own, to its stamp."""
+
+    format_version: int = FORMAT_VERSION
+    created: datetime
+    model: ModelStamp
+    source: str
+    target_recall: float
+    images: CollectionStamp
+    texts: CollectionStamp
+    rejects: int
+    files: dict[str, FileStamp]
+
+    def to_json(self) -> str:
+        """Return the content of manifest.json."""
+        return self.model_dump_json(by_alias=True, indent=2) + "\n"
+
+
+def read_manifest(snapshot: Path) -> Manifest:
+    """Read a snapshot's manifest.
+
+    Raises:
+        SnapshotCorrupt: it is missing or is not a manifest.
+        UnsupportedFormat: it is of another format version; nothing else in it is looked at.
+    """
+    path = snapshot / MANIFEST_NAME
+    try:
+        content = json.loads(path.read_bytes())
+        version = content["format_version"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SnapshotCorrupt(f"{path}: not readable as a manifest: {error!r}") from error
+    if version != FORMAT_VERSION:
+        raise UnsupportedFormat(f"{path}: format version {version!r}; this version reads {FORMAT_VERSION}")
+    try:
+        return Manifest.model_validate(content)
+    except ValidationError as error:
+        raise SnapshotCorrupt(f"{path}: {error}") from error

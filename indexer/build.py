@@ -137,7 +137,7 @@ class _Build:
                 if not records:
                     return
                 rows = self._bench.load(number) if fresh_from is None else None
-                if rows is not None and [(r["uri"], r["stamp"]) for r in rows] != [(r.uri, r.stamp) for r in records]:
+                if rows is not None and [(r["uri"], r["stamp"]) for r in rows] != [(r.uri, _stamp(r)) for r in records]:
                     rows = None
                 if rows is None and fresh_from is None:
                     fresh_from = number
@@ -227,11 +227,11 @@ class _Build:
         """Everything about a record that needs no encoder; runs on any thread."""
         good = [text for text in record.captions if len(text) <= MAX_CAPTION]
         row: dict[str, Any] = {
-            "uri": record.uri, "stamp": record.stamp, "reject": None, "sha256": None, "id": record.id,
+            "uri": record.uri, "stamp": _stamp(record), "reject": None, "sha256": None, "id": record.id,
             "width": None, "height": None, "captions": list(dict.fromkeys(good)),
             "caption_rejects": [f"a caption has {len(t):,} characters, more than {MAX_CAPTION:,}"
                                 for t in record.captions if len(t) > MAX_CAPTION],
-            "metadata": json.dumps(record.metadata, ensure_ascii=False, default=str), "offset": record.offset,
+            "metadata": json.dumps(record.metadata, default=str), "offset": record.offset,
             "length": record.length, "thumbnail": None, "vector": None, "text_vectors": [], "new_texts": [],
         }  # fmt: skip
         try:
@@ -243,6 +243,8 @@ class _Build:
             return row, self._encoder.preprocess(decoded.image), small
         except OSError as error:
             row["reject"] = f"cannot be read: {error.strerror or error}"
+        except MemoryError:
+            row["reject"] = "the picture does not fit into memory"
         except (ImageError, ValueError) as error:
             row["reject"] = str(error)
         return row, None, None
@@ -330,6 +332,12 @@ def _assemble(bench: Workbench, parts: int, writer: SnapshotWriter, dim: int, th
             vectors = unpack([vector for row in rows for vector in row["text_vectors"]], dim)
             writer.add_texts(pa.RecordBatch.from_pydict(batch), vectors)
     return len(pictures)
+
+
+def _stamp(record: Record) -> str:
+    """Changes with the file and with all that a table says of it: a caption edited since is encoded anew."""
+    said = json.dumps([record.id, record.captions, record.metadata, record.offset, record.length], default=str)
+    return f"{record.stamp} {hashlib.sha256(said.encode()).hexdigest()[:16]}"
 
 
 def _text_digest(text: str) -> bytes:

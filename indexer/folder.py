@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-from indexer.records import Record, Source, file_stamp
+from dual_encoder.image import MAX_BYTES
+from indexer.records import Record, Source, as_utf8, file_stamp
 
 SUFFIXES = frozenset(
     ".jpg .jpeg .jpe .jfif .png .gif .webp .bmp .dib .tif .tiff .avif .jp2 .j2k .ppm .pgm .pbm .pnm .tga .ico .qoi".split()
@@ -30,7 +33,16 @@ def open_folder(root: Path, captions: dict[str, tuple[str, ...]] | None = None) 
 def file_record(root: Path, name: str) -> Record:
     """The record of one file; `name` is relative to the root."""
     path = root / name
-    return Record(uri=name, read=path.read_bytes, stamp=file_stamp(path))
+    return Record(uri=as_utf8(name), read=partial(_read, path), stamp=file_stamp(path))
+
+
+def _read(path: Path) -> bytes:
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
+        raise ValueError("not a regular file")
+    if status.st_size > MAX_BYTES:
+        raise ValueError(f"the file has {status.st_size:,} bytes, more than the {MAX_BYTES:,} allowed")
+    return path.read_bytes()
 
 
 def _walk(root: Path) -> list[str]:

@@ -9,8 +9,12 @@ from typing import Any
 
 import pyarrow as pa
 
-_RESERVED = frozenset(("uri", "duplicate_uris", "width", "height", "sha256", "captions", "offset", "length"))
-_INT, _FLOAT = re.compile(r"[+-]?(0|[1-9]\d{0,17})"), re.compile(r"[+-]?(\d+\.\d*|\.?\d+)([eE][+-]?\d+)?")
+from indexer.records import as_utf8
+
+_RESERVED = frozenset(("id", "uri", "duplicate_uris", "width", "height", "sha256", "captions", "offset", "length"))
+_INT = re.compile(r"[+-]?(0|[1-9][0-9]{0,17})")
+# With a point or an exponent: as numbers, the post code 01234 and a hash of 20 digits would be damaged.
+_FLOAT = re.compile(r"[+-]?((0|[1-9][0-9]*)?\.[0-9]+|(0|[1-9][0-9]*)(\.|(?=[eE])))([eE][+-]?[0-9]+)?")
 _TYPES = {"bool": pa.bool_(), "int": pa.int64(), "float": pa.float64(), "string": pa.string()}
 
 
@@ -68,7 +72,7 @@ def _convert(value: Any, kind: str) -> Any:
     if value is None or (value == "" and kind != "string"):
         return None
     if kind == "string":
-        return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+        return as_utf8(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str))
     if kind == "bool":
         return value if isinstance(value, bool) else value.lower() == "true"
     return int(value) if kind == "int" else float(value)

@@ -7,6 +7,7 @@ at most the part in the making.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 from collections.abc import Sequence
@@ -18,6 +19,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 PLAN = "plan.json"
+
+log = logging.getLogger(__name__)
 
 SCHEMA = pa.schema(
     [
@@ -47,6 +50,8 @@ class Workbench:
     def __init__(self, folder: Path, plan: dict[str, Any], resume: bool) -> None:
         self.folder = folder
         if not (resume and self._planned() == plan):
+            if resume and folder.exists():
+                log.warning("%s: an unfinished build with another model, source or setting is discarded", folder)
             shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
         write_durably(folder / PLAN, json.dumps(plan).encode())

@@ -43,7 +43,7 @@ def file_stamp(path: Path) -> str:
     """Size and modification time; empty if there is no such file (reading it will say so)."""
     try:
         status = path.stat()
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a NUL byte in the name
         return ""
     return f"{status.st_size}/{status.st_mtime_ns}"
 
@@ -53,4 +53,9 @@ def captions_of(value: Any) -> tuple[str, ...]:
     if value is None:
         return ()
     values = value if isinstance(value, list | tuple) else [value]
-    return tuple(text for text in (str(v).strip() for v in values if v is not None) if text)
+    return tuple(text for text in (as_utf8(str(v)).strip() for v in values if v is not None) if text)
+
+
+def as_utf8(text: str) -> str:
+    """Text that UTF-8 can hold: lone surrogates (broken JSON escapes, undecodable file names) become `?`."""
+    return text.encode("utf-8", "replace").decode()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from indexer.folder import file_record
-from indexer.records import Record, Source, SourceError, captions_of
+from indexer.records import Record, Source, SourceError, as_utf8, captions_of
 
 _FETCH_SECONDS = 20.0
 _FETCH_BYTES = 50 * 2**20
@@ -49,7 +49,7 @@ def read_captions(path: Path) -> dict[str, tuple[str, ...]]:
 def _record(root: Path, row: dict[str, Any]) -> Record:
     image = str(row.get("image") or "")
     if image.startswith(("http://", "https://")):
-        record = Record(uri=image, read=lambda: _fetch(image))
+        record = Record(uri=as_utf8(image), read=lambda: _fetch(image))
     elif not image:
         record = Record(uri="", read=_no_image)
     else:
@@ -59,7 +59,7 @@ def _record(root: Path, row: dict[str, Any]) -> Record:
         uri=record.uri,
         read=record.read,
         stamp=record.stamp,
-        id=None if id in (None, "") else str(id),
+        id=None if id in (None, "") else as_utf8(str(id)),
         captions=captions_of(_listed(row.get("caption"))),
         metadata={str(name): value for name, value in row.items() if name not in _SPECIAL},
     )

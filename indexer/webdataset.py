@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import tarfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from indexer.folder import SUFFIXES
-from indexer.records import Record, Source, SourceError, captions_of, file_stamp
+from indexer.records import Record, Source, as_utf8, captions_of, file_stamp
 
 _CAPTIONS = (".txt", ".caption")
 
 
 def open_shards(shards: list[Path], root: Path) -> Source:
-    """Pictures with `.txt` or `.caption` captions and `.json` metadata. Raises SourceError for a broken shard."""
+    """Pictures with `.txt` or `.caption` captions and `.json` metadata. A shard that is broken or cut short gives what lies before
+    the break, then one record that cannot be read."""
     root = root.resolve()
 
     def records() -> Iterator[Record]:
@@ -28,7 +30,7 @@ def open_shards(shards: list[Path], root: Path) -> Source:
 def _shard(shard: Path, root: Path) -> Iterator[Record]:
     name, stamp = shard.relative_to(root).as_posix(), file_stamp(shard)
     try:
-        with tarfile.open(shard) as tar:
+        with tarfile.open(shard, "r:") as tar:  # compressed, its pictures could not be read at random
             key, group = "", dict[str, tarfile.TarInfo]()
             for member in tar:
                 if not member.isfile():
@@ -43,8 +45,12 @@ def _shard(shard: Path, root: Path) -> Iterator[Record]:
                 group[(dot + suffix).lower()] = member
             if group:
                 yield from _record(tar, shard, name, stamp, group)
-    except (tarfile.TarError, EOFError) as error:
-        raise SourceError(f"{shard}: the shard is broken or cut short: {error}") from None
+    except (tarfile.TarError, EOFError, OSError) as error:
+        yield Record(uri=name, read=partial(_refuse, f"the shard is broken or cut short: {error}"), stamp=stamp)
+
+
+def _refuse(reason: str) -> bytes:
+    raise ValueError(reason)
 
 
 def _record(
@@ -77,7 +83,7 @@ def _record(
         return data
 
     yield Record(
-        uri=f"{name}#{image.name}", read=read, stamp=stamp, captions=captions, metadata=metadata,
+        uri=as_utf8(f"{name}#{image.name}"), read=read, stamp=stamp, captions=captions, metadata=metadata,
         offset=offset, length=length,
     )  # fmt: skip
 

@@ -47,7 +47,7 @@ def explain(errors: Sequence[Any]) -> str:
     """pydantic's errors in one line: `query.0.text: …; k: …`."""
     lines = []
     for error in errors[:3]:
-        place = ".".join(str(part) for part in error["loc"] if part not in ("body", "query"))
+        place = ".".join(str(part) for part in error["loc"] if part not in ("body", "part", "parts"))
         lines.append(f"{place}: {error['msg']}" if place else str(error["msg"]))
     if len(errors) > 3:
         lines.append(f"and {len(errors) - 3} more")

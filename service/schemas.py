@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StringConstraints, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    FiniteFloat,
+    StringConstraints,
+    Tag,
+    model_validator,
+)
 
 Text = Annotated[str, StringConstraints(max_length=10_000)]
 Include = Literal["metadata", "captions", "vector"]
@@ -45,7 +54,16 @@ class QueryPart(Strict):
         return self
 
 
-Query = QueryPart | Annotated[list[QueryPart], Field(min_length=1, max_length=16)]
+
+def _shape(value: Any) -> str:
+    return "parts" if isinstance(value, list) else "part"
+
+
+# One part, or a composed query; told apart by their shape, so that errors speak only of what was meant.
+Query = Annotated[
+    Annotated[QueryPart, Tag("part")] | Annotated[list[QueryPart], Field(min_length=1, max_length=16), Tag("parts")],
+    Discriminator(_shape),
+]
 
 
 class SearchRequest(Strict):

@@ -39,17 +39,22 @@ def test_roundtrip(path: Path, corpus: Any) -> None:
         len(snapshot.images)
 
 
+def problems(path: Path) -> list[str]:
+    try:
+        with Snapshot(path) as snapshot:
+            return snapshot.verify()
+    except SnapshotCorrupt as error:  # some damage keeps a file from being opened at all
+        return [str(error)]
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_a_changed_byte_is_found(path: Path, name: str) -> None:
     content = bytearray((path / name).read_bytes())
     place = content.index(b"pictures/") if name == "manifest.json" else len(content) // 2
     content[place] ^= 1
     (path / name).write_bytes(content)
-    try:
-        with Snapshot(path) as snapshot:
-            assert [problem.split(":")[0] for problem in snapshot.verify()] == [name]
-    except SnapshotCorrupt as error:
-        assert name in str(error)  # some damage keeps a file from being opened at all
+    [problem] = problems(path)
+    assert name in problem
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -1,0 +1,63 @@
+"""What several tests share: the bundled model, drawn scenes, an index of them and a real server over it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from dual_encoder import DualEncoder, load_encoder
+from indexer import build_index
+from training.scenes import write_scenes
+
+
+@pytest.fixture(scope="session")
+def encoder() -> DualEncoder:
+    return load_encoder("tiny")
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The table of 60 scenes."""
+    return write_scenes(tmp_path_factory.mktemp("scenes"), 60, seed=5, split="test")
+
+
+@pytest.fixture(scope="session")
+def index(tmp_path_factory: pytest.TempPathFactory, scenes: Path, encoder: DualEncoder) -> Path:
+    out = tmp_path_factory.mktemp("index")
+    build_index(scenes, out, encoder)
+    return out
+
+
+@pytest.fixture(scope="session")
+def live_server(index: Path) -> Iterator[str]:
+    """The base URL of `crossmodal serve` in a process of its own."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {**os.environ, "CROSSMODAL_MAX_BODY_BYTES": str(4 * 2**20)}
+    command = [sys.executable, "-m", "crossmodal", "serve", str(index), "--port", str(port)]
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(300):
+            try:
+                httpx.get(f"{url}/readyz", timeout=1).raise_for_status()
+                break
+            except httpx.HTTPError:
+                if process.poll() is not None:
+                    pytest.fail(f"the server did not start: {process.stderr.read() if process.stderr else ''}")
+                time.sleep(0.1)
+        else:
+            pytest.fail("the server was not ready within 30 s")
+        yield url
+    finally:
+        process.terminate()
+        process.wait(15)

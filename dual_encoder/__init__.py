@@ -1,7 +1,7 @@
 """A model reference -> a dual encoder: texts and pictures -> unit vectors in one space.
 
-    encoder = load_encoder("tiny")
-    scores = encoder.encode_texts(["a red star"]) @ encoder.encode_images([picture]).T
+encoder = load_encoder("tiny")
+scores = encoder.encode_texts(["a red star"]) @ encoder.encode_images([picture]).T
 """
 
 from __future__ import annotations

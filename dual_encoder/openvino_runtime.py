@@ -38,7 +38,9 @@ class OpenVinoRuntime:
             self._text = core.compile_model(directory / "text.onnx", "CPU", options)
             self._image = core.compile_model(directory / "image.onnx", "CPU", options)
         except RuntimeError as error:
-            raise ModelError(f"{directory}: OpenVINO cannot load the model: {str(error).splitlines()[-1][:200]}") from None
+            raise ModelError(
+                f"{directory}: OpenVINO cannot load the model: {str(error).splitlines()[-1][:200]}"
+            ) from None
 
     def encode_tokens(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
         """int64 (n, length) -> float32 (n, dim)."""

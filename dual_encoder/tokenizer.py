@@ -42,8 +42,9 @@ def clean(text: str) -> str:
         return " ".join(text.split()).lower()
     import ftfy
 
-    text = html.unescape(html.unescape(ftfy.fix_text(text))).strip()
-    return " ".join(text.split()).strip().lower()
+    text = " ".join(html.unescape(html.unescape(ftfy.fix_text(text))).split()).lower()
+    # U+0345, a mark that folds to a letter, is in none of the pattern's classes under open_clip's IGNORECASE.
+    return text.replace("\u0345", " ")
 
 
 def write_tokenizer(simple: Any, path: Path) -> None:

@@ -10,6 +10,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -100,7 +101,8 @@ def build_index(
         work = _Build(encoder, bench, thumbnails, batch_size)
         parts = work.run(source, part_size, progress)
         if not work.images:
-            raise SourceError(f"{source_path}: no usable picture; {work.rejected} rejected, {work.first_reject or 'none'}")
+            first = f", {work.first_reject}" if work.first_reject else ""
+            raise SourceError(f"no usable picture in {source_path}: {work.rejected} rejected{first}")
         stamp = ModelStamp(reference=encoder.reference, fingerprint=encoder.fingerprint, dim=encoder.dim)
         with SnapshotWriter(
             directory, model=stamp, source=source.root, index_type=index_type, target_recall=target_recall
@@ -145,6 +147,10 @@ class _Build:
                 ahead.append((number, records, rows, []))
                 number += 1
 
+            def report(before: int, now: int) -> None:
+                if progress:
+                    progress(Progress(before + now, source.count))
+
             # Decoding runs ahead of encoding by a bounded number of pictures, across the border of parts.
             look_ahead()
             while ahead:
@@ -153,20 +159,24 @@ class _Build:
                 if rows is None:
                     if not pending:
                         pending.extend(decoders.submit(self._decode, record) for record in records[: self._batch * 4])
-                    rows = self._encode_part(records, pending, decoders, ahead)
+                    rows = self._encode_part(records, pending, decoders, ahead, partial(report, done))
                     self._bench.save(part, rows)
                 else:
                     self.resumed += 1
                 self._note(rows)
                 done += len(records)
-                if progress:
-                    progress(Progress(done, source.count))
+                report(done, 0)
             if progress:
                 progress(Progress(done, done))
         return number
 
     def _encode_part(
-        self, records: list[Record], pending: list[Future[Any]], decoders: ThreadPoolExecutor, ahead: deque[Any]
+        self,
+        records: list[Record],
+        pending: list[Future[Any]],
+        decoders: ThreadPoolExecutor,
+        ahead: deque[Any],
+        report: Callable[[int], None],
     ) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = []
         waiting: list[tuple[dict[str, Any], NDArray[np.float32]]] = []
@@ -178,6 +188,7 @@ class _Build:
             for (row, _), vector in zip(waiting, vectors, strict=True):
                 row["vector"] = vector.astype(np.float32).tobytes()
             waiting.clear()
+            report(len(rows))
 
         queue = deque(pending)
         rest = iter(records[len(pending) :])
@@ -218,7 +229,9 @@ class _Build:
                 for text in row["captions"]:
                     if text not in fresh and _text_digest(text) not in self._seen_texts:
                         fresh[text] = number
-        vectors = self._encoder.encode_texts(list(fresh)) if fresh else []
+        if not fresh:
+            return
+        vectors = self._encoder.encode_texts(list(fresh))
         for (text, number), vector in zip(fresh.items(), vectors, strict=True):
             rows[number]["new_texts"].append(text)
             rows[number]["text_vectors"].append(vector.astype(np.float32).tobytes())

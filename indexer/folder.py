@@ -13,8 +13,11 @@ from dual_encoder.image import MAX_BYTES
 from indexer.records import Record, Source, as_utf8, file_stamp
 
 SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .gif .webp .bmp .dib .tif .tiff .avif .jp2 .j2k .ppm .pgm .pbm .pnm .tga .ico .qoi".split()
-)
+    {
+        ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".avif",
+        ".jp2", ".j2k", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".ico", ".qoi",
+    }
+)  # fmt: skip
 
 
 def open_folder(root: Path, captions: dict[str, tuple[str, ...]] | None = None) -> Source:

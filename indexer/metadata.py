@@ -15,7 +15,7 @@ _RESERVED = frozenset(("id", "uri", "duplicate_uris", "width", "height", "sha256
 _INT = re.compile(r"[+-]?(0|[1-9][0-9]{0,17})")
 # With a point or an exponent: as numbers, the post code 01234 and a hash of 20 digits would be damaged.
 _FLOAT = re.compile(r"[+-]?((0|[1-9][0-9]*)?\.[0-9]+|(0|[1-9][0-9]*)(\.|(?=[eE])))([eE][+-]?[0-9]+)?")
-_TYPES = {"bool": pa.bool_(), "int": pa.int64(), "float": pa.float64(), "string": pa.string()}
+_TYPES: dict[str, Any] = {"bool": pa.bool_(), "int": pa.int64(), "float": pa.float64(), "string": pa.string()}
 
 
 class MetadataSchema:
@@ -34,7 +34,7 @@ class MetadataSchema:
             known = self._kinds.get(name, "")
             self._kinds[name] = _wider(known, kind) if known and kind else known or kind
 
-    def columns(self, rows: Iterable[dict[str, Any]]) -> dict[str, pa.Array]:
+    def columns(self, rows: Iterable[dict[str, Any]]) -> dict[str, pa.Array[Any]]:
         rows = list(rows)
         result = {}
         for name, kind in sorted(self._kinds.items()):

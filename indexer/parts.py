@@ -63,7 +63,7 @@ class Workbench:
             return None
         try:
             with pa.memory_map(str(path)) as file:
-                return pa.ipc.open_file(file).read_all().to_pylist()  # type: ignore[no-any-return]
+                return pa.ipc.open_file(file).read_all().to_pylist()
         except (pa.ArrowException, OSError):
             return None
 

@@ -13,11 +13,14 @@ from indexer.folder import SUFFIXES
 from indexer.records import Record, Source, as_utf8, captions_of, file_stamp
 
 _CAPTIONS = (".txt", ".caption")
+_KNOWN = ("caption", "sha256", "width", "height")  # fields of img2dataset that the index finds out for itself
 
 
 def open_shards(shards: list[Path], root: Path) -> Source:
-    """Pictures with `.txt` or `.caption` captions and `.json` metadata. A shard that is broken or cut short gives what lies before
-    the break, then one record that cannot be read."""
+    """Pictures with `.txt` or `.caption` captions and `.json` metadata.
+
+    A shard that is broken or cut short gives what lies before the break, then one record that cannot be read.
+    """
     root = root.resolve()
 
     def records() -> Iterator[Record]:
@@ -71,7 +74,7 @@ def _record(
         elif suffix in _CAPTIONS:
             captions += captions_of(_text(tar, member))
     captions = captions or captions_of(metadata.get("caption"))
-    metadata = {field: value for field, value in metadata.items() if field not in ("caption", "sha256", "width", "height")}
+    metadata = {field: value for field, value in metadata.items() if field not in _KNOWN}
     offset, length = image.offset_data, image.size
 
     def read() -> bytes:

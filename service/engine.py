@@ -149,7 +149,9 @@ class Engine:
 
     # --- search -------------------------------------------------------------------------------------------------------
 
-    async def search(self, collection: Collection, vectors: Vector, k: int, exact: bool) -> tuple[Vector, NDArray[np.int64]]:
+    async def search(
+        self, collection: Collection, vectors: Vector, k: int, exact: bool
+    ) -> tuple[Vector, NDArray[np.int64]]:
         """(n, dim) -> scores float32 and rows int64, both (n, ≤ k), best first."""
         return await self.in_searcher(lambda: collection.search(vectors, k, exact=exact))
 

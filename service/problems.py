@@ -35,9 +35,7 @@ class Problem(Exception):
         self.status, self.detail, self.headers = status, detail, headers
 
 
-def problem_response(
-    status: int, detail: str, request_id: str = "", headers: dict[str, str] | None = None
-) -> Response:
+def problem_response(status: int, detail: str, request_id: str = "", headers: dict[str, str] | None = None) -> Response:
     body = ProblemDetail(title=HTTPStatus(status).phrase, status=status, detail=detail, request_id=request_id)
     content = json.dumps(body.model_dump(), ensure_ascii=False).encode("utf-8", "replace")
     return Response(content, status, headers, MEDIA_TYPE)

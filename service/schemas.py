@@ -54,7 +54,6 @@ class QueryPart(Strict):
         return self
 
 
-
 def _shape(value: Any) -> str:
     return "parts" if isinstance(value, list) else "part"
 

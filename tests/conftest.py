@@ -12,10 +12,14 @@ from pathlib import Path
 
 import httpx
 import pytest
+from hypothesis import settings
 
 from dual_encoder import DualEncoder, load_encoder
 from indexer import build_index
 from training.scenes import write_scenes
+
+settings.register_profile("deterministic", derandomize=True, deadline=None)
+settings.load_profile("deterministic")
 
 
 @pytest.fixture(scope="session")

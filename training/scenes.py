@@ -103,10 +103,7 @@ NUMBERS = {2: Word("two", "两个"), 3: Word("three", "三个"), 4: Word("four",
 
 # Every seventh pairing or so; each colour and each shape still occurs in training with most partners.
 UNSEEN_PAIRINGS = frozenset(
-    (colour, shape)
-    for i, colour in enumerate(COLOURS)
-    for j, shape in enumerate(SHAPES)
-    if (3 * i + j) % 7 == 0
+    (colour, shape) for i, colour in enumerate(COLOURS) for j, shape in enumerate(SHAPES) if (3 * i + j) % 7 == 0
 )
 
 
@@ -254,7 +251,11 @@ def _describe_zh(scene: Scene) -> list[str]:
     first = _thing_zh(scene.things[0])
     if scene.count > 1:
         number, layout = NUMBERS[scene.count].zh, LAYOUTS[scene.place].zh
-        return [f"{ground}上{number}{first}{layout}", f"{number}{first}{layout}，{ground}", f"{ground}，{layout}的{number}{first}"]
+        return [
+            f"{ground}上{number}{first}{layout}",
+            f"{number}{first}{layout}，{ground}",
+            f"{ground}，{layout}的{number}{first}",
+        ]
     if len(scene.things) == 1:
         where = POSITIONS[scene.place][0].zh
         return [f"{ground}{where}有一个{first}", f"一个{first}在{where}，{ground}", f"{where}的{first}，{ground}"]
@@ -449,7 +450,9 @@ def write_scenes(
                 for i, (scene, placement) in enumerate(chunk):
                     name = f"{folder * _FILES_PER_FOLDER + i:07d}.jpg"
                     items.append((name, scene, placement))
-                    rows.write(json.dumps(_row(f"images/{folder:04d}/{name}", scene, split, languages), ensure_ascii=False))
+                    rows.write(
+                        json.dumps(_row(f"images/{folder:04d}/{name}", scene, split, languages), ensure_ascii=False)
+                    )
                     rows.write("\n")
                 yield out / "images" / f"{folder:04d}", items
                 folder += 1

@@ -55,7 +55,9 @@ def train(config: TrainConfig, on_progress: Callable[[Progress], None] | None = 
     architecture, preprocess = _architecture(config.model)
     model = _new_model(architecture).to(device, memory_format=torch.channels_last)
     tokenizer = _tokenizer(architecture)
-    optimiser = torch.optim.AdamW(_parameter_groups(model, config.weight_decay), lr=config.learning_rate, betas=(0.9, 0.98))
+    optimiser = torch.optim.AdamW(
+        _parameter_groups(model, config.weight_decay), lr=config.learning_rate, betas=(0.9, 0.98)
+    )
 
     config.out.mkdir(parents=True, exist_ok=True)
     checkpoint = config.out / CHECKPOINT
@@ -104,7 +106,9 @@ def train(config: TrainConfig, on_progress: Callable[[Progress], None] | None = 
             rate = (step - since) / (time.monotonic() - began)
             temperature = 1 / model.logit_scale.exp().item()
             left = (config.steps - step) / rate
-            on_progress(Progress(step, config.steps, float(np.mean(losses)), temperature, rate * config.batch_size, left))
+            on_progress(
+                Progress(step, config.steps, float(np.mean(losses)), temperature, rate * config.batch_size, left)
+            )
             losses.clear()
         if step % config.checkpoint_every == 0 or step == config.steps:
             _save(checkpoint, {"step": step, "architecture": architecture, "model": model.state_dict(),

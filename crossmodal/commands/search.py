@@ -29,7 +29,9 @@ def search(
     if json:
         print_json(answer)
         return
-    rows = [(hit["rank"], f"{hit['score']:.4f}", hit["id"], hit.get("uri") or hit.get("text")) for hit in answer["hits"]]
+    rows = [
+        (hit["rank"], f"{hit['score']:.4f}", hit["id"], hit.get("uri") or hit.get("text")) for hit in answer["hits"]
+    ]
     print_table(["rank", "score", "id", target[:-1]], rows)
 
 

@@ -43,9 +43,7 @@ async def content(id: str, engine: EngineOf) -> Response:
     """The file as it was indexed, or a redirect to where it lies on the web."""
     snapshot = engine.snapshot
     columns = ["uri", "offset", "length"]
-    row = await engine.in_searcher(
-        lambda: snapshot.images.take([row_of(snapshot.images, id)], columns).to_pylist()[0]
-    )
+    row = await engine.in_searcher(lambda: snapshot.images.take([row_of(snapshot.images, id)], columns).to_pylist()[0])
     if row["uri"].startswith(("http://", "https://")):
         return RedirectResponse(row["uri"])
     data = await engine.in_searcher(lambda: _read(engine, snapshot, row))

@@ -1,0 +1,232 @@
+// The search page. The query lives in the URL; a picture from the visitor cannot, and is kept for the visit.
+
+const WORDS = {
+  en: {
+    label: "Describe the picture", placeholder: "a red star, or drop a picture here", choose: "Picture…", search: "Search",
+    target: "Search for", images: "Pictures", texts: "Captions", more: "More like this", like: "Like this picture",
+    none: "Nothing found.", busy: "Searching…", failed: "The service cannot be reached.", other: "中文", open: "Open picture",
+    about: (p, c, m) => `${p} pictures, ${c} captions, model ${m}`, found: (n, ms) => `${n} results in ${ms} ms`,
+  },
+  zh: {
+    label: "描述您要找的图片", placeholder: "例如：红色星形，或把图片拖到这里", choose: "选择图片…", search: "搜索",
+    target: "搜索内容", images: "图片", texts: "文字说明", more: "查找相似", like: "与此图相似",
+    none: "没有找到结果。", busy: "正在搜索…", failed: "无法连接到服务。", other: "English", open: "打开图片",
+    about: (p, c, m) => `${p} 张图片，${c} 条说明，模型 ${m}`, found: (n, ms) => `${n} 条结果，用时 ${ms} 毫秒`,
+  },
+};
+const EXAMPLES = ["a red star", "four blue circles", "a small green triangle to the left of a yellow heart", "红色星形", "一个黄色心形"];
+const COUNT = 24;
+
+const $ = (selector, root = document) => root.querySelector(selector);
+const uploads = new Map(); // history key -> File
+let words = WORDS.en;
+let about = null;
+let running = null;
+
+function setLanguage(language) {
+  words = WORDS[language];
+  document.documentElement.lang = language === "zh" ? "zh-CN" : "en";
+  translate(document);
+  $("#text").placeholder = words.placeholder;
+  $("#file").setAttribute("aria-label", words.choose);
+  $("#language").textContent = words.other;
+  $("#language").lang = language === "zh" ? "en" : "zh";
+  showAbout();
+}
+
+function translate(root) {
+  for (const element of root.querySelectorAll("[data-text]")) {
+    if (element.dataset.text in words) element.textContent = words[element.dataset.text];
+  }
+}
+
+function showAbout() {
+  if (!about) return;
+  const number = new Intl.NumberFormat(document.documentElement.lang);
+  $("#about").textContent = words.about(number.format(about.images.count), number.format(about.texts.count), about.model.reference);
+}
+
+const state = () => new URLSearchParams(location.search);
+const target = () => $("input[name=target]:checked").value;
+
+function go(changes, upload) {
+  const query = state();
+  for (const name of ["text", "id", "upload"]) query.delete(name);
+  for (const [name, value] of Object.entries(changes)) query.set(name, value);
+  query.set("target", target());
+  if (upload) {
+    const key = String(uploads.size + 1);
+    uploads.set(key, upload);
+    query.set("upload", key);
+  }
+  history.pushState(null, "", `?${query}`);
+  run();
+}
+
+async function run() {
+  const query = state();
+  const wanted = query.get("target") === "texts" ? "texts" : "images";
+  $(`input[name=target][value=${wanted}]`).checked = true;
+  $("#text").value = query.get("text") ?? "";
+  const upload = uploads.get(query.get("upload"));
+  const id = query.get("id");
+  showQuery(id, upload);
+  running?.abort();
+  if (!query.get("text") && !id && !upload) {
+    say("");
+    $("#results").replaceChildren();
+    return;
+  }
+  const control = (running = new AbortController());
+  say(words.busy);
+  $("#results").classList.add("old");
+  const options = new URLSearchParams({ k: COUNT });
+  if (wanted === "images") options.set("include", "captions");
+  const request = { signal: control.signal };
+  if (upload) {
+    request.method = "POST";
+    request.body = new FormData();
+    request.body.set("image", upload);
+  } else if (id) options.set("image_id", id);
+  else options.set("text", query.get("text"));
+  try {
+    const answer = await fetch(`/v1/search/${wanted}?${options}`, request);
+    const body = await answer.json();
+    if (!answer.ok) throw new Error(body.detail ?? body.title);
+    show(wanted, wanted === "images" ? body.hits.filter((hit) => hit.id !== id) : body.hits);
+    say(body.hits.length ? words.found(body.hits.length, Math.round(body.took_ms.total)) : words.none);
+  } catch (error) {
+    if (error.name === "AbortError") return;
+    $("#results").replaceChildren();
+    say(error instanceof TypeError ? words.failed : error.message, true);
+  } finally {
+    if (running === control) $("#results").classList.remove("old");
+  }
+}
+
+function say(message, wrong = false) {
+  $("#status").textContent = message;
+  $("#status").classList.toggle("wrong", wrong);
+}
+
+function showQuery(id, upload) {
+  const image = $("#query img");
+  if (image.src.startsWith("blob:")) URL.revokeObjectURL(image.src);
+  $("#query").hidden = !id && !upload;
+  if (upload) image.src = URL.createObjectURL(upload);
+  else if (id) image.src = thumbnail(id);
+  else image.removeAttribute("src");
+}
+
+const thumbnail = (id) => `/v1/images/${encodeURIComponent(id)}/thumbnail`;
+
+function show(kind, hits) {
+  const list = $("#results");
+  list.className = kind;
+  list.replaceChildren(...hits.map(kind === "images" ? picture : caption));
+}
+
+function fromTemplate(name) {
+  const item = $(`#${name}`).content.firstElementChild.cloneNode(true);
+  translate(item);
+  return item;
+}
+
+function picture(hit) {
+  const item = fromTemplate("picture");
+  const text = hit.captions?.find((c) => /[\u4e00-\u9fff]/.test(c) === (words === WORDS.zh)) ?? hit.captions?.[0] ?? hit.uri;
+  const link = $("a", item);
+  link.href = `/v1/images/${encodeURIComponent(hit.id)}/content`;
+  link.setAttribute("aria-label", `${words.open}: ${text}`);
+  $("img", item).alt = text;
+  if (hit.thumbnail_url) $("img", item).src = hit.thumbnail_url;
+  else $("img", item).remove();
+  $(".score", item).textContent = hit.score.toFixed(3);
+  $(".caption", item).textContent = text;
+  $(".more", item).setAttribute("aria-label", `${words.more}: ${text}`);
+  $(".more", item).addEventListener("click", () => go({ id: hit.id }));
+  return item;
+}
+
+function caption(hit) {
+  const item = fromTemplate("caption");
+  $(".caption", item).textContent = hit.text;
+  $(".score", item).textContent = hit.score.toFixed(3);
+  for (const id of hit.image_ids.slice(0, 4)) {
+    const button = document.createElement("button");
+    const image = document.createElement("img");
+    image.src = thumbnail(id);
+    image.alt = words.more;
+    button.type = "button";
+    button.append(image);
+    button.addEventListener("click", () => {
+      $("input[name=target][value=images]").checked = true;
+      go({ id });
+    });
+    $(".thumbs", item).append(button);
+  }
+  return item;
+}
+
+function takePicture(file) {
+  if (file) go({}, file);
+}
+
+$("#form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const text = $("#text").value.trim();
+  if (text) go({ text });
+});
+$("#targets").addEventListener("change", () => {
+  const query = state();
+  query.set("target", target());
+  history.pushState(null, "", `?${query}`);
+  run();
+});
+$("#file").addEventListener("change", (event) => {
+  takePicture(event.target.files[0]);
+  event.target.value = "";
+});
+$("#language").addEventListener("click", () => {
+  const language = words === WORDS.en ? "zh" : "en";
+  const query = state();
+  query.set("lang", language);
+  history.replaceState(null, "", `?${query}`);
+  setLanguage(language);
+  run();
+});
+addEventListener("popstate", run);
+addEventListener("dragover", (event) => {
+  event.preventDefault();
+  document.body.classList.add("drop");
+});
+addEventListener("dragleave", () => document.body.classList.remove("drop"));
+addEventListener("drop", (event) => {
+  event.preventDefault();
+  document.body.classList.remove("drop");
+  takePicture(event.dataTransfer.files[0]);
+});
+addEventListener("paste", (event) => {
+  const file = event.clipboardData.files[0];
+  if (file) {
+    event.preventDefault();
+    takePicture(file);
+  }
+});
+
+for (const text of EXAMPLES) {
+  const button = document.createElement("button");
+  button.type = "button";
+  button.textContent = text;
+  button.lang = /[\u4e00-\u9fff]/.test(text) ? "zh" : "en";
+  button.addEventListener("click", () => go({ text }));
+  $("#examples").append(button);
+}
+const asked = state().get("lang") ?? navigator.language;
+setLanguage(asked.startsWith("zh") ? "zh" : "en");
+run();
+fetch("/v1/index").then((answer) => answer.json()).then((body) => {
+  about = body;
+  $("#targets").hidden = !body.texts.count;
+  showAbout();
+}).catch(() => say(words.failed, true));

@@ -1,0 +1,90 @@
+"""The command line as a person uses it: real processes, exit codes and one-line errors."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def run(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "crossmodal", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def fails(code: int, *words: str | Path, says: str) -> None:
+    result = run(*words)
+    assert result.returncode == code, result.stderr
+    assert says in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_help_names_every_command() -> None:
+    result = run("--help")
+    assert result.returncode == 0
+    for command in ("index", "search", "serve", "train", "evaluate", "data", "model", "demo"):
+        assert command in result.stdout
+
+
+def test_build_info_verify_search(tmp_path: Path, scenes: Path) -> None:
+    index = tmp_path / "index"
+    built = run("index", "build", scenes, "--out", index, "--json")
+    assert json.loads(built.stdout)["images"] == 60, built.stderr
+    info = json.loads(run("index", "info", index, "--json").stdout)
+    assert info["images"]["rows"] == 60
+    assert run("index", "verify", index).returncode == 0
+    row = json.loads(scenes.read_text("utf-8").splitlines()[0])
+    found = json.loads(run("search", index, "--image", scenes.parent / row["image"], "-k", "1", "--json").stdout)
+    assert found["hits"][0]["uri"] == row["image"]
+    texts = run("search", index, "--text", row["caption"][0], "--target", "texts", "-k", "1")
+    assert "rank" in texts.stdout
+
+    snapshot = index / "snapshots" / info["snapshot"]
+    damaged = bytearray((snapshot / "images.faiss").read_bytes())
+    damaged[-1] ^= 1
+    (snapshot / "images.faiss").write_bytes(damaged)
+    result = run("index", "verify", index)
+    assert result.returncode == 1
+    assert "images.faiss" in result.stdout
+    (snapshot / "images.faiss").write_bytes(damaged[:-10])
+    fails(1, "search", index, "--text", "x", says="images.faiss")
+
+
+def test_errors_are_one_line(tmp_path: Path, index: Path) -> None:
+    fails(1, "search", tmp_path, "--text", "x", says=str(tmp_path))
+    fails(2, "search", index, says="exactly one of --text and --image")
+    fails(2, "search", index, "--text", "x", "-k", "0", says="equal to 1")
+    fails(1, "search", index, "--image", "/nowhere.png", says="/nowhere.png")
+    fails(1, "serve", tmp_path, says=str(tmp_path))
+    fails(1, "index", "build", tmp_path, "--out", tmp_path / "i", says="no pictures")
+    fails(1, "index", "build", tmp_path / "no", "--out", tmp_path / "i", says="no such file")
+    fails(1, "model", "info", "/nowhere/model", says="/nowhere/model")
+    fails(1, "train", tmp_path / "no.yaml", says="no.yaml")
+
+
+def test_another_model_is_refused(tmp_path: Path, index: Path) -> None:
+    from dual_encoder.reference import TINY
+
+    other = tmp_path / "other"
+    shutil.copytree(TINY, other)
+    facts = json.loads((other / "model.json").read_text())
+    (other / "model.json").write_text(json.dumps({**facts, "fingerprint": "0" * 64}))
+    fails(1, "search", index, "--text", "x", "--model", other, says="built with model 'tiny'")
+    fails(1, "serve", index, "--model", other, says="000000000000")
+
+
+@pytest.mark.parametrize("split", ["test", "unseen"])
+def test_data_scenes(tmp_path: Path, split: str) -> None:
+    result = run(
+        "data", "scenes", "--out", tmp_path, "--count", "5", "--seed", "1", "--split", split, "--language", "zh"
+    )
+    assert result.returncode == 0, result.stderr
+    assert len((tmp_path / "captions.jsonl").read_text("utf-8").splitlines()) == 5
+
+
+def test_model_info() -> None:
+    assert json.loads(run("model", "info", "tiny", "--json").stdout)["parity"]["fp32"]["text"] > 0.999

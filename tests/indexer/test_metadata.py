@@ -1,0 +1,42 @@
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from indexer.metadata import MetadataSchema
+
+
+def column(values: list[Any], name: str = "x") -> pa.Array:
+    schema, rows = MetadataSchema(), [{name: value} for value in values]
+    for row in rows:
+        schema.see(row)
+    (only,) = schema.columns(rows).values()
+    return only
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "expected"),
+    [
+        (["1", "-2", ""], pa.int64(), [1, -2, None]),
+        ([1, None, 2.5], pa.float64(), [1.0, None, 2.5]),
+        (["1", "2.5", "1e3", ".5", "3."], pa.float64(), [1.0, 2.5, 1000.0, 0.5, 3.0]),
+        (["true", "False", True], pa.bool_(), [True, False, True]),
+        (["1", "x", True], pa.string(), ["1", "x", "true"]),
+        (["01234", "5"], pa.string(), ["01234", "5"]),
+        (["12345678901234567890"], pa.string(), ["12345678901234567890"]),
+        ([2**70], pa.string(), [str(2**70)]),
+        ([{"雨": [1]}, "a"], pa.string(), ['{"雨": [1]}', "a"]),
+        (["\ud800"], pa.string(), ["?"]),
+        ([None, ""], pa.string(), [None, ""]),
+    ],
+)
+def test_one_type_a_column(values: list[Any], kind: pa.DataType, expected: list[Any]) -> None:
+    result = column(values)
+    assert result.type == kind
+    assert result.to_pylist() == expected
+
+
+def test_names_of_our_own_are_kept_apart() -> None:
+    schema = MetadataSchema()
+    schema.see({"id": 1, "uri": "u", "colour": "red"})
+    assert list(schema.columns([{}])) == ["colour", "meta_id", "meta_uri"]

@@ -1,0 +1,143 @@
+"""The page in a real browser against a real server."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import unquote_plus
+
+import pytest
+from PIL import Image, ImageDraw
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+_QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+          "--disable-component-update", "--disable-sync"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=_QUIET)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser, live_server: str) -> Iterator[Page]:
+    """An English page; at the end it must have logged no error and asked nobody else for anything."""
+    context = browser.new_context(locale="en-GB", base_url=live_server)
+    page = context.new_page()
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on(
+        "console", lambda line: errors.append(line.text) if line.type == "error" and "422" not in line.text else None
+    )
+    page.on(
+        "request", lambda r: errors.append(r.url) if not r.url.startswith((live_server, "blob:", "data:")) else None
+    )
+    page.goto("/")
+    yield page
+    context.close()
+    assert errors == []
+
+
+def picture() -> dict[str, Any]:
+    image = Image.new("RGB", (200, 200), "white")
+    ImageDraw.Draw(image).ellipse((50, 50, 150, 150), fill="red")
+    out = io.BytesIO()
+    image.save(out, "PNG")
+    return {"name": "red.png", "mimeType": "image/png", "buffer": out.getvalue()}
+
+
+def search(page: Page, text: str) -> None:
+    page.get_by_label("Describe the picture").fill(text)
+    page.get_by_role("button", name="Search", exact=True).click()
+    expect(page.get_by_role("status")).to_contain_text("results")
+
+
+def test_words_and_history(page: Page) -> None:
+    expect(page.locator("#about")).to_contain_text("60 pictures, 360 captions, model tiny")
+    search(page, "a red circle")
+    expect(page.locator("#results li.picture")).to_have_count(24)
+    assert "text=a red circle" in unquote_plus(page.url)
+    first = page.locator("#results .caption").first.inner_text()
+    expect(page.locator("#results img").first).to_have_js_property("complete", True)
+    assert page.locator("#results img").first.evaluate("i => i.naturalWidth") > 0
+    search(page, "a blue star")
+    page.go_back()
+    expect(page.get_by_label("Describe the picture")).to_have_value("a red circle")
+    expect(page.locator("#results .caption").first).to_have_text(first)
+    page.reload()
+    expect(page.locator("#results .caption").first).to_have_text(first)
+
+
+def test_more_like_this(page: Page) -> None:
+    search(page, "a heart")
+    page.get_by_role("button", name="More like this").first.click()
+    expect(page.locator("#query")).to_be_visible()
+    expect(page.locator("#results li.picture")).to_have_count(23)  # all but itself
+    assert "id=" in page.url
+
+
+def test_a_picture_of_ones_own(page: Page) -> None:
+    page.locator("#file").set_input_files(picture())  # type: ignore[arg-type]
+    expect(page.locator("#results li.picture")).to_have_count(24)
+    expect(page.locator("#query img")).to_be_visible()
+    page.get_by_label("Captions").check()
+    expect(page.locator("#results li.text")).to_have_count(24)
+    page.locator("#results .thumbs button").first.click()
+    expect(page.locator("#results li.picture")).to_have_count(23)
+
+
+def test_drop_and_paste(page: Page) -> None:
+    make = """async (kind) => {
+        const canvas = new OffscreenCanvas(64, 64); canvas.getContext("2d").fillRect(9, 9, 40, 40);
+        const data = new DataTransfer();
+        data.items.add(new File([await canvas.convertToBlob()], "a.png", {type: "image/png"}));
+        const event = kind === "drop" ? new DragEvent("drop", {dataTransfer: data, bubbles: true, cancelable: true})
+                                      : new ClipboardEvent("paste", {clipboardData: data, bubbles: true, cancelable: true});
+        document.body.dispatchEvent(event);
+    }"""
+    for number, kind in enumerate(("drop", "paste"), 1):
+        page.evaluate(make, kind)
+        expect(page).to_have_url(re.compile(f"upload={number}"))
+        expect(page.locator("#results li.picture")).to_have_count(24)
+
+
+def test_chinese(page: Page) -> None:
+    page.get_by_role("button", name="中文").click()
+    expect(page.get_by_label("描述您要找的图片")).to_be_visible()
+    assert page.locator("html").get_attribute("lang") == "zh-CN"
+    page.get_by_label("描述您要找的图片").fill("红色圆形")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("status")).to_contain_text("条结果")
+    expect(page.locator("#results .caption").first).to_contain_text("色")
+
+
+def test_keyboard_alone(page: Page) -> None:
+    page.keyboard.type("a green ring")
+    page.keyboard.press("Enter")
+    expect(page.locator("#results li.picture")).to_have_count(24)
+    for _ in range(20):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.className") == "more":
+            break
+    page.keyboard.press("Enter")
+    expect(page.locator("#query")).to_be_visible()
+
+
+def test_what_is_wrong_is_said(page: Page) -> None:
+    page.locator("#file").set_input_files({"name": "a.png", "mimeType": "image/png", "buffer": b"hello"})
+    expect(page.get_by_role("status")).to_contain_text("not an image")
+    expect(page.locator("#results li")).to_have_count(0)
+    search(page, "a red star")
+
+
+def test_a_phone(browser: Browser, live_server: str) -> None:
+    page = browser.new_page(viewport={"width": 360, "height": 740})
+    page.goto(f"{live_server}/?text=a red star&lang=zh")
+    expect(page.locator("#results li.picture")).to_have_count(24)
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    page.close()

@@ -6,6 +6,7 @@ import io
 import struct
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -107,7 +108,7 @@ def _grey_to_rgb(image: Image.Image) -> Image.Image:
     # convert("RGB") would clip everything above 255 to white.
     import numpy as np
 
-    values = np.nan_to_num(np.asarray(image, dtype=np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+    values: Any = np.nan_to_num(np.asarray(image, dtype=np.float32), nan=0.0, posinf=0.0, neginf=0.0)
     low, high = float(values.min()), float(values.max())
     if low >= 0 and high > 255:
         values, low, high = values / 65535 if high <= 65535 else values / high, 0.0, 1.0

@@ -22,12 +22,13 @@ class Tokenizer:
 
         self.context_length = context_length
         self._backend = Backend.from_file(str(path))
-        self._start, self._end = self._backend.token_to_id(START), self._backend.token_to_id(END)
+        vocabulary = self._backend.get_vocab()
+        self._start, self._end = vocabulary[START], vocabulary[END]
 
     def __call__(self, texts: list[str]) -> NDArray[np.int64]:
         """Texts -> ids int64 (n, length), zero-padded to the longest; a text over the context length is cut."""
         encoded = self._backend.encode_batch_fast([clean(text) for text in texts], add_special_tokens=False)
-        rows = []
+        rows: list[list[int]] = []
         for encoding in encoded:
             rows.append([self._start, *encoding.ids[: self.context_length - 2], self._end])
         tokens = np.zeros((len(rows), max(map(len, rows), default=0)), dtype=np.int64)

@@ -1,4 +1,4 @@
-"""One thread that encodes, fed in batches: it starts at once when idle, and what arrives meanwhile is the next batch."""
+"""One thread that encodes in batches: it starts at once when idle, and what arrives meanwhile is the next batch."""
 
 from __future__ import annotations
 

@@ -122,9 +122,11 @@ class Engine:
 
     async def _part(self, part: QueryPart, snapshot: Snapshot) -> Vector:
         if part.text is not None:
-            return (await self.encode_texts([part.text]))[0]
+            text: Vector = (await self.encode_texts([part.text]))[0]
+            return text
         if part.image is not None:
-            return (await self.images_vectors([part.image], snapshot))[0]
+            image: Vector = (await self.images_vectors([part.image], snapshot))[0]
+            return image
         vector = np.asarray(part.vector, dtype=np.float64)
         if vector.shape != (self.encoder.dim,):
             raise Problem(422, f"vector has {vector.size} numbers; the model's have {self.encoder.dim}")

@@ -21,7 +21,7 @@ def from_base64(text: str) -> bytes:
 
 
 async def from_url(url: str, settings: Settings) -> bytes:
-    """The bytes of a data: URI, or of an http(s) URL on one of `settings.image_url_hosts`; redirects are not followed."""
+    """The bytes of a data: URI, or of an http(s) URL on one of `image_url_hosts`; redirects are not followed."""
     if url[:5].lower() == "data:":
         return _from_data_uri(url)
     try:

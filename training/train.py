@@ -64,9 +64,9 @@ def train(config: TrainConfig, on_progress: Callable[[Progress], None] | None = 
     step = _restore(checkpoint, model, optimiser, architecture) if checkpoint.exists() else 0
 
     pairs = read_pairs(config.data)
-    loader = DataLoader(
+    loader: DataLoader[Any] = DataLoader(
         PairDataset(pairs, preprocess),  # type: ignore[arg-type]
-        batch_sampler=batches(len(pairs), config.batch_size, config.seed, start=step),  # type: ignore[arg-type]
+        batch_sampler=batches(len(pairs), config.batch_size, config.seed, start=step),
         collate_fn=_collate,
         num_workers=config.workers,
         prefetch_factor=2 if config.workers else None,
@@ -117,7 +117,7 @@ def train(config: TrainConfig, on_progress: Callable[[Progress], None] | None = 
 
 
 def save_model(model: Any, architecture: dict[str, Any], preprocess: Preprocess, out: Path) -> Path:
-    """Write `open_clip_config.json` and `open_clip_model.safetensors` (fp16), which open_clip loads from `local-dir:`."""
+    """Write `open_clip_config.json` and `open_clip_model.safetensors` (fp16), what open_clip loads by `local-dir:`."""
     import torch
     from safetensors.torch import save_file
 

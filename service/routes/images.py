@@ -61,4 +61,5 @@ def _read(engine: Engine, snapshot: Snapshot, row: dict[str, Any]) -> bytes:
         raise Problem(404, f"the file {row['uri']!r} is no longer where it was indexed")
     with path.open("rb") as file:
         file.seek(row["offset"] or 0)
-        return file.read(row["length"] if row["length"] is not None else MAX_BYTES)
+        data: bytes = file.read(row["length"] if row["length"] is not None else MAX_BYTES)
+    return data

@@ -83,7 +83,7 @@ def test_batches_can_start_anywhere() -> None:
     first = [next(stream) for _ in range(8)]
     later = batches(50, 16, seed=3, start=5)
     assert [next(later) for _ in range(3)] == first[5:]
-    assert sorted(pair for batch in first[:3] for pair, _ in batch) == sorted(set(p for b in first[:3] for p, _ in b))
+    assert sorted(pair for batch in first[:3] for pair, _ in batch) == sorted({p for b in first[:3] for p, _ in b})
 
 
 @pytest.mark.parametrize(

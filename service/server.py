@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 from service.settings import Settings
@@ -16,8 +17,8 @@ def serve(settings: Settings, host: str, port: int, workers: int = 1) -> None:
 
         uvicorn.run(create_app(settings), host=host, port=port, log_level="warning", timeout_graceful_shutdown=30)
         return
-    for name, value in settings.model_dump(mode="json", exclude_none=True, exclude_defaults=True).items():
-        os.environ[f"CROSSMODAL_{name.upper()}"] = str(value)
+    for name, value in settings.model_dump(mode="json", exclude_none=True).items():
+        os.environ[f"CROSSMODAL_{name.upper()}"] = value if isinstance(value, str) else json.dumps(value)
     uvicorn.run(
         "service.app:create_app", factory=True, host=host, port=port, workers=workers, log_level="warning",
         timeout_graceful_shutdown=30,

@@ -14,7 +14,10 @@ const WORDS = {
     about: (p, c, m) => `${p} 张图片，${c} 条说明，模型 ${m}`, found: (n, ms) => `${n} 条结果，用时 ${ms} 毫秒`,
   },
 };
-const EXAMPLES = ["a red star", "four blue circles", "a small green triangle to the left of a yellow heart", "红色星形", "一个黄色心形"];
+const EXAMPLES = [
+  "a large red star in the centre on a white background", "four small blue circles in a row", "a heart above a yellow ring",
+  "白色背景中央有一个大号红色星形", "三个小号绿色三角形排成一列",
+];
 const COUNT = 24;
 
 const $ = (selector, root = document) => root.querySelector(selector);

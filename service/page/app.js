@@ -4,13 +4,15 @@ const WORDS = {
   en: {
     label: "Describe the picture", placeholder: "a red star, or drop a picture here", choose: "Picture…", search: "Search",
     target: "Search for", images: "Pictures", texts: "Captions", more: "More like this", like: "Like this picture",
-    none: "Nothing found.", busy: "Searching…", failed: "The service cannot be reached.", other: "中文", open: "Open picture",
+    none: "Nothing found.", busy: "Searching…", failed: "The service cannot be reached.",
+    gone: "That picture was not kept: choose it again.", other: "中文", open: "Open picture",
     about: (p, c, m) => `${p} pictures, ${c} captions, model ${m}`, found: (n, ms) => `${n} results in ${ms} ms`,
   },
   zh: {
     label: "描述您要找的图片", placeholder: "例如：红色星形，或把图片拖到这里", choose: "选择图片…", search: "搜索",
     target: "搜索内容", images: "图片", texts: "文字说明", more: "查找相似", like: "与此图相似",
-    none: "没有找到结果。", busy: "正在搜索…", failed: "无法连接到服务。", other: "English", open: "打开图片",
+    none: "没有找到结果。", busy: "正在搜索…", failed: "无法连接到服务。",
+    gone: "该图片未被保留，请重新选择。", other: "English", open: "打开图片",
     about: (p, c, m) => `${p} 张图片，${c} 条说明，模型 ${m}`, found: (n, ms) => `${n} 条结果，用时 ${ms} 毫秒`,
   },
 };
@@ -21,7 +23,7 @@ const EXAMPLES = [
 const COUNT = 24;
 
 const $ = (selector, root = document) => root.querySelector(selector);
-const uploads = new Map(); // history key -> File
+const uploads = new Map(); // key in history.state -> File
 let words = WORDS.en;
 let about = null;
 let running = null;
@@ -54,29 +56,30 @@ const target = () => $("input[name=target]:checked").value;
 
 function go(changes, upload) {
   const query = state();
-  for (const name of ["text", "id", "upload"]) query.delete(name);
+  for (const name of ["text", "id"]) query.delete(name);
   for (const [name, value] of Object.entries(changes)) query.set(name, value);
   query.set("target", target());
-  if (upload) {
-    const key = String(uploads.size + 1);
-    uploads.set(key, upload);
-    query.set("upload", key);
-  }
-  history.pushState(null, "", `?${query}`);
+  const key = upload ? `${Date.now()}-${uploads.size}` : null; // distinct over reloads too: history outlives the map
+  if (upload) uploads.set(key, upload);
+  history.pushState(key, "", `?${query}`);
+  showText();
   run();
+}
+
+function showText() {
+  $("#text").value = state().get("text") ?? "";
 }
 
 async function run() {
   const query = state();
   const wanted = query.get("target") === "texts" ? "texts" : "images";
   $(`input[name=target][value=${wanted}]`).checked = true;
-  $("#text").value = query.get("text") ?? "";
-  const upload = uploads.get(query.get("upload"));
+  const upload = uploads.get(history.state);
   const id = query.get("id");
   showQuery(id, upload);
   running?.abort();
   if (!query.get("text") && !id && !upload) {
-    say("");
+    say(history.state ? words.gone : "", Boolean(history.state));
     $("#results").replaceChildren();
     return;
   }
@@ -94,10 +97,14 @@ async function run() {
   else options.set("text", query.get("text"));
   try {
     const answer = await fetch(`/v1/search/${wanted}?${options}`, request);
-    const body = await answer.json();
+    const body = await answer.json().catch((error) => {
+      if (error.name === "AbortError") throw error;
+      throw new TypeError(words.failed); // a proxy's page, not the service's answer
+    });
     if (!answer.ok) throw new Error(body.detail ?? body.title);
-    show(wanted, wanted === "images" ? body.hits.filter((hit) => hit.id !== id) : body.hits);
-    say(body.hits.length ? words.found(body.hits.length, Math.round(body.took_ms.total)) : words.none);
+    const hits = wanted === "images" ? body.hits.filter((hit) => hit.id !== id) : body.hits;
+    show(wanted, hits);
+    say(hits.length ? words.found(hits.length, Math.round(body.took_ms.total)) : words.none);
   } catch (error) {
     if (error.name === "AbortError") return;
     $("#results").replaceChildren();
@@ -114,6 +121,7 @@ function say(message, wrong = false) {
 
 function showQuery(id, upload) {
   const image = $("#query img");
+  image.classList.remove("missing");
   if (image.src.startsWith("blob:")) URL.revokeObjectURL(image.src);
   $("#query").hidden = !id && !upload;
   if (upload) image.src = URL.createObjectURL(upload);
@@ -183,7 +191,7 @@ $("#form").addEventListener("submit", (event) => {
 $("#targets").addEventListener("change", () => {
   const query = state();
   query.set("target", target());
-  history.pushState(null, "", `?${query}`);
+  history.pushState(history.state, "", `?${query}`);
   run();
 });
 $("#file").addEventListener("change", (event) => {
@@ -194,17 +202,25 @@ $("#language").addEventListener("click", () => {
   const language = words === WORDS.en ? "zh" : "en";
   const query = state();
   query.set("lang", language);
-  history.replaceState(null, "", `?${query}`);
+  history.replaceState(history.state, "", `?${query}`);
   setLanguage(language);
   run();
 });
-addEventListener("popstate", run);
+addEventListener("popstate", () => {
+  showText();
+  run();
+});
+addEventListener("error", (event) => event.target.classList?.add("missing"), true); // a picture that does not load
 addEventListener("dragover", (event) => {
+  if (!event.dataTransfer.types.includes("Files")) return;
   event.preventDefault();
   document.body.classList.add("drop");
 });
-addEventListener("dragleave", () => document.body.classList.remove("drop"));
+addEventListener("dragleave", (event) => {
+  if (!event.relatedTarget) document.body.classList.remove("drop");
+});
 addEventListener("drop", (event) => {
+  if (!event.dataTransfer.files.length) return;
   event.preventDefault();
   document.body.classList.remove("drop");
   takePicture(event.dataTransfer.files[0]);
@@ -227,6 +243,7 @@ for (const text of EXAMPLES) {
 }
 const asked = state().get("lang") ?? navigator.language;
 setLanguage(asked.startsWith("zh") ? "zh" : "en");
+showText();
 run();
 fetch("/v1/index").then((answer) => answer.json()).then((body) => {
   about = body;

@@ -78,6 +78,7 @@ def test_more_like_this(page: Page) -> None:
     page.get_by_role("button", name="More like this").first.click()
     expect(page.locator("#query")).to_be_visible()
     expect(page.locator("#results li.picture")).to_have_count(23)  # all but itself
+    expect(page.get_by_role("status")).to_contain_text("23 results")
     assert "id=" in page.url
 
 
@@ -91,6 +92,30 @@ def test_a_picture_of_ones_own(page: Page) -> None:
     expect(page.locator("#results li.picture")).to_have_count(23)
 
 
+def test_a_picture_is_kept_for_the_visit_only(page: Page) -> None:
+    page.locator("#file").set_input_files(picture())  # type: ignore[arg-type]
+    expect(page.locator("#results li.picture")).to_have_count(24)
+    page.reload()
+    expect(page.get_by_role("status")).to_contain_text("choose it again")
+    page.locator("#file").set_input_files(picture())  # type: ignore[arg-type]
+    expect(page.locator("#results li.picture")).to_have_count(24)
+    page.go_back()  # to the picture of before the reload, never to the newer one
+    expect(page.get_by_role("status")).to_contain_text("choose it again")
+
+
+def test_a_draft_survives_the_language(page: Page) -> None:
+    search(page, "a heart")
+    page.get_by_label("Describe the picture").fill("a half-typed")
+    page.get_by_role("button", name="中文").click()
+    expect(page.get_by_label("描述您要找的图片")).to_have_value("a half-typed")
+
+
+def test_a_proxy_error(page: Page) -> None:
+    page.route("**/v1/search/**", lambda route: route.fulfill(status=200, body="<html>"))
+    page.goto("/?text=a heart")
+    expect(page.get_by_role("status")).to_have_text("The service cannot be reached.")
+
+
 def test_drop_and_paste(page: Page) -> None:
     make = """async (kind) => {
         const canvas = new OffscreenCanvas(64, 64); canvas.getContext("2d").fillRect(9, 9, 40, 40);
@@ -100,9 +125,12 @@ def test_drop_and_paste(page: Page) -> None:
                                       : new ClipboardEvent("paste", {clipboardData: data, bubbles: true, cancelable: true});
         document.body.dispatchEvent(event);
     }"""
-    for number, kind in enumerate(("drop", "paste"), 1):
+    shown = page.locator("#query img")
+    for kind in ("drop", "paste"):
+        before = shown.get_attribute("src") or "none"
         page.evaluate(make, kind)
-        expect(page).to_have_url(re.compile(f"upload={number}"))
+        expect(shown).to_have_attribute("src", re.compile("^blob:"))
+        expect(shown).not_to_have_attribute("src", before)
         expect(page.locator("#results li.picture")).to_have_count(24)
 
 

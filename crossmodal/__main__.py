@@ -1,3 +1,6 @@
+"""`python -m crossmodal`."""
+
 from crossmodal.main import main
 
-main()
+if __name__ == "__main__":  # processes that draw scenes import this module again
+    main()

@@ -12,9 +12,10 @@ import json
 import math
 import random
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -441,7 +442,7 @@ def write_scenes(
     table, unfinished = out / "captions.jsonl", out / "captions.jsonl.tmp"
     stream = scenes(count, seed, split)
     done = 0
-    with unfinished.open("w", encoding="utf-8") as rows, ProcessPoolExecutor(workers) as pool:
+    with unfinished.open("w", encoding="utf-8") as rows, _pool(workers) as pool:
 
         def jobs() -> Iterator[tuple[Path, list[tuple[str, Scene, int]]]]:
             folder = 0
@@ -463,6 +464,13 @@ def write_scenes(
                 on_progress(done)
     unfinished.replace(table)
     return table
+
+
+def _pool(workers: int) -> Executor:
+    # Not forked: a process with threads, as any that has loaded a model, may fork a child that never runs.
+    if workers > 1:
+        return ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+    return ThreadPoolExecutor(1)
 
 
 def _chunk_sizes(count: int) -> Iterator[int]:

@@ -30,7 +30,7 @@ def test_ties_count_against_the_model() -> None:
     ("split", "language", "least"), [("test", "en", 0.85), ("test", "zh", 0.80), ("unseen", "en", 0.60)]
 )
 def test_the_bundled_model(tmp_path: Path, encoder: DualEncoder, split: str, language: str, least: float) -> None:
-    write_scenes(tmp_path, 1000, 11, split, [language], workers=2)
+    write_scenes(tmp_path, 1000, 11, split, [language])
     figures = evaluate(encoder, tmp_path, language)
     assert figures["text_to_image"]["recall@1"] >= least
     assert figures["image_to_text"]["recall@1"] >= least

@@ -17,8 +17,8 @@ const WORDS = {
   },
 };
 const EXAMPLES = [
-  "a large red star in the centre on a white background", "four small blue circles in a row", "a heart above a yellow ring",
-  "白色背景中央有一个大号红色星形", "三个小号绿色三角形排成一列",
+  "four small blue circles in a row", "a small red star", "a large green heart above a small yellow circle",
+  "三个小号绿色三角形排成一列", "红色星形",
 ];
 const COUNT = 24;
 

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from crossmodal.commands import data, demo, index, model, search, serve, train
+from crossmodal.commands import data, demo, evaluate, index, model, search, serve, train
 
 app = typer.Typer(
     name="crossmodal",
@@ -18,7 +18,7 @@ app = typer.Typer(
 app.add_typer(index.app, name="index")
 app.add_typer(data.app, name="data")
 app.add_typer(model.app, name="model")
-for command in (search.search, serve.serve, train.train, train.evaluate, demo.demo):
+for command in (search.search, serve.serve, train.train, evaluate.evaluate, demo.demo):
     app.command()(command)
 
 
@@ -37,5 +37,5 @@ def main() -> None:
 
 def _is_expected(error: Exception) -> bool:
     """Our own errors, bad values and the operating system's are told in a line; anything else is a bug."""
-    ours = ("crossmodal", "dual_encoder", "indexer", "service", "training", "vector_index")
+    ours = ("corpus", "crossmodal", "dual_encoder", "indexer", "service", "training", "vector_index")
     return isinstance(error, (OSError, ValueError)) or type(error).__module__.split(".")[0] in ours

@@ -14,10 +14,12 @@ from PIL import Image
 
 from dual_encoder.errors import ModelError
 from dual_encoder.preprocess import Preprocess
+from dual_encoder.ragged import Shape, as_given, plan
 from dual_encoder.reference import ModelReference, parse_reference
 
 MODEL_JSON = "model.json"
-_BATCH = 32
+_BATCH = 32  # texts or pictures a call; more is no faster on a CPU
+_SORTED = 256  # texts sorted together
 
 
 class Runtime(Protocol):
@@ -31,7 +33,7 @@ class Runtime(Protocol):
 
 
 class TokenizeTexts(Protocol):
-    """Texts -> ids int64 (n, length), zero-padded."""
+    """Texts -> ids int64 (n, length), padded; zeros at the end may be cut off or added."""
 
     def __call__(self, texts: list[str]) -> NDArray[np.int64]: ...
 
@@ -39,8 +41,9 @@ class TokenizeTexts(Protocol):
 class DualEncoder:
     """Texts and pictures -> L2-normalised float32 (n, dim); a score is the inner product, the cosine similarity.
 
-    `logit_scale` is 1/τ, the factor at which scores become logits. Encode from one thread at a time;
-    `tokenize` and `preprocess` may run on any.
+    `logit_scale` is 1/τ, the factor at which scores become logits; a model trained with the sigmoid loss has a
+    `logit_bias` to add to them: the probability of a pair is sigmoid(logit_scale · score + logit_bias).
+    Encode from one thread at a time; `tokenize` and `preprocess` may run on any.
     """
 
     def __init__(
@@ -53,14 +56,18 @@ class DualEncoder:
         preprocess: Preprocess,
         tokenizer: TokenizeTexts,
         runtime: Runtime,
+        text_shape: Shape = as_given,
+        logit_bias: float | None = None,
     ) -> None:
         self.reference = reference
         self.fingerprint = fingerprint
         self.dim = dim
         self.logit_scale = logit_scale
+        self.logit_bias = logit_bias
         self.preprocess = preprocess
         self.tokenize = tokenizer
         self.runtime = runtime
+        self._text_shape = text_shape
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -75,18 +82,32 @@ class DualEncoder:
         """Preprocessed pictures float32 (n, 3, H, W) -> float32 (n, dim)."""
         return _unit(self.runtime.encode_pixels(pixels))
 
-    def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Texts -> float32 (n, dim), in batches sorted by length so that short texts do not pay for long ones."""
-        vectors = np.empty((len(texts), self.dim), dtype=np.float32)
-        if not texts:
-            return vectors
-        tokens = self.tokenize(list(texts))
-        lengths = (tokens != 0).sum(axis=1)
-        order = np.argsort(lengths, kind="stable")
-        for start in range(0, len(order), _BATCH):
-            rows = order[start : start + _BATCH]
-            vectors[rows] = self.encode_tokens(tokens[rows, : lengths[rows[-1]]])
+    def encode_rows(self, rows: Sequence[NDArray[np.int64]]) -> NDArray[np.float32]:
+        """Token ids of several texts, each int64 (length,) without padding -> float32 (n, dim), in the order given.
+
+        The texts are sorted and cut into the batches that cost least.
+        """
+        vectors = np.empty((len(rows), self.dim), dtype=np.float32)
+        for first in range(0, len(rows), _SORTED):
+            order = sorted(range(first, min(first + _SORTED, len(rows))), key=lambda i: len(rows[i]))
+            lengths = [len(rows[i]) for i in order]
+            for start, stop in plan(lengths, _BATCH, self._text_shape):
+                tokens = np.zeros((stop - start, lengths[stop - 1]), dtype=np.int64)
+                for row, i in zip(tokens, order[start:stop], strict=True):
+                    row[: len(rows[i])] = rows[i]
+                vectors[order[start:stop]] = self.encode_tokens(tokens)
         return vectors
+
+    def token_rows(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
+        """Token ids of each text, int64 (length,), without padding."""
+        if not texts:
+            return []
+        tokens = self.tokenize(list(texts))
+        return [row[:length] for row, length in zip(tokens, lengths_of(tokens), strict=True)]
+
+    def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Texts -> float32 (n, dim)."""
+        return self.encode_rows(self.token_rows(texts))
 
     def encode_images(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
         """RGB pictures -> float32 (n, dim)."""
@@ -98,12 +119,21 @@ class DualEncoder:
 
 
 def load_encoder(
-    reference: str, *, device: str = "auto", runtime: str = "auto", precision: str = "auto"
+    reference: str,
+    *,
+    device: str = "auto",
+    runtime: str = "auto",
+    precision: str = "auto",
+    streams: int = 1,
+    threads: int | None = None,
+    lazy: bool = False,
 ) -> DualEncoder:
     """Load the dual encoder that `reference` names.
 
     `runtime` is auto, openvino or torch: auto takes torch on a GPU, else OpenVINO, for which a model that is not yet
-    exported is exported once into the cache. `precision` is auto, bf16 or fp32. Raises ModelError, RuntimeMissing.
+    exported is exported once into the cache. `precision` is auto, bf16 or fp32. On OpenVINO, `streams` batches may be
+    encoded at once, on `threads` cores together, all by default; `lazy` leaves each tower until it is first used.
+    Raises ModelError, RuntimeMissing.
     """
     for name, value, allowed in [
         ("runtime", runtime, ("auto", "openvino", "torch")),
@@ -119,13 +149,14 @@ def load_encoder(
     if runtime == "auto":
         runtime = "openvino" if device == "cpu" and _installed("openvino") else "torch"
     if runtime == "openvino":
-        return _load_exported(parsed, precision)
+        return _load_exported(parsed, precision, streams, threads, lazy)
     return _load_torch(parsed, device, precision)
 
 
-def _load_exported(reference: ModelReference, precision: str) -> DualEncoder:
+def _load_exported(
+    reference: ModelReference, precision: str, streams: int, threads: int | None, lazy: bool
+) -> DualEncoder:
     from dual_encoder.openvino_runtime import OpenVinoRuntime
-    from dual_encoder.tokenizer import Tokenizer
 
     directory = reference.directory
     if directory is None or not (directory / MODEL_JSON).is_file():
@@ -135,21 +166,37 @@ def _load_exported(reference: ModelReference, precision: str) -> DualEncoder:
     try:
         facts = json.loads((directory / MODEL_JSON).read_text("utf-8"))
         preprocess = Preprocess.from_config(json.loads((directory / "preprocess.json").read_text("utf-8")))
-        tokenizer = Tokenizer(directory / "tokenizer.json", facts["context_length"])
-        engine = OpenVinoRuntime(directory, precision, facts["context_length"], facts["cuttable"])
+        tokenizer = _load_tokenizer(directory, facts)
+        engine = OpenVinoRuntime(
+            directory, precision, facts["context_length"], facts["cuttable"], streams=streams, threads=threads
+        )
+        if not lazy:
+            engine.compile()
         return DualEncoder(
             reference=reference.name,
             fingerprint=facts["fingerprint"],
             dim=facts["dim"],
             logit_scale=1 / facts["temperature"],
+            logit_bias=facts.get("logit_bias"),
             preprocess=preprocess,
             tokenizer=tokenizer,
             runtime=engine,
+            text_shape=engine.text_shape,
         )
     except ModelError:
         raise
     except Exception as error:  # a file missing, cut short or of another shape; `tokenizers` raises bare Exception
         raise ModelError(f"model {reference.name!r}: {directory} is not a whole exported model ({error})") from None
+
+
+def _load_tokenizer(directory: Path, facts: dict[str, Any]) -> TokenizeTexts:
+    from dual_encoder.hf_tokenizer import HuggingFaceTokenizer
+    from dual_encoder.tokenizer import Tokenizer
+
+    path, told = directory / "tokenizer.json", facts.get("tokenizer", {})  # models exported before it was told: CLIP's
+    if told.get("kind") == "huggingface":
+        return HuggingFaceTokenizer(path, told["clean"], told["strip_id"])
+    return Tokenizer(path, facts["context_length"], told.get("clean", "lower"))
 
 
 def _load_torch(reference: ModelReference, device: str, precision: str) -> DualEncoder:
@@ -168,6 +215,7 @@ def _load_torch(reference: ModelReference, device: str, precision: str) -> DualE
         fingerprint=source.fingerprint,
         dim=source.dim,
         logit_scale=source.logit_scale,
+        logit_bias=source.logit_bias,
         preprocess=source.preprocess,
         tokenizer=tokenize,
         runtime=TorchRuntime(source, device, precision),
@@ -186,8 +234,18 @@ def describe_model(reference: str) -> dict[str, Any]:
         "fingerprint": encoder.fingerprint,
         "dim": encoder.dim,
         "temperature": 1 / encoder.logit_scale,
+        "logit_bias": encoder.logit_bias,
         "exported": False,
     }
+
+
+def lengths_of(tokens: NDArray[np.int64]) -> NDArray[np.intp]:
+    """Positions up to the last that is not 0 of ids (n, length): (n,), at least 1 where there are any positions.
+
+    Id 0 also stands within texts: it may be the unknown word's, or what a separator was replaced by.
+    """
+    lengths: NDArray[np.intp] = tokens.shape[1] - np.argmax(tokens[:, ::-1] != 0, axis=1)
+    return lengths
 
 
 def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:

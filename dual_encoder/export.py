@@ -15,13 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dual_encoder.encoder import MODEL_JSON
+from dual_encoder.encoder import MODEL_JSON, lengths_of
 from dual_encoder.errors import ModelError
+from dual_encoder.hf_tokenizer import write_hf_tokenizer
 from dual_encoder.open_clip_model import OpenClipModel, load_open_clip
 from dual_encoder.openvino_runtime import OpenVinoRuntime, cache_directory
 from dual_encoder.reference import ModelReference, parse_reference
 from dual_encoder.text_tower import is_cuttable
-from dual_encoder.tokenizer import write_tokenizer
+from dual_encoder.tokenizer import clean_kind, write_tokenizer
 
 _LEAST_COSINE = {"fp32": 0.9999, "bf16": 0.99}
 _PROTOBUF_LIMIT = 1.5 * 2**30  # bytes of weights in one ONNX file; larger ones get a .data file beside it
@@ -50,17 +51,16 @@ def export_model(reference: str, out: Path, license: str = "unknown") -> Path:
 
 
 def _export(source: OpenClipModel, name: str, out: Path, *, weights: bool = True, license: str = "unknown") -> None:
-    from open_clip.tokenizer import SimpleTokenizer
     from safetensors.torch import save_file
 
-    if not isinstance(source.tokenizer, SimpleTokenizer):
-        kind = type(source.tokenizer).__name__
-        raise ModelError(f"model {name!r} has a {kind}, which cannot be exported yet: use runtime torch")
     work = out.with_name(out.name + ".tmp")
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     try:
-        write_tokenizer(source.tokenizer, work / "tokenizer.json")
+        try:
+            tokenizer = _write_tokenizer(source.tokenizer, work)
+        except ModelError as error:
+            raise ModelError(f"model {name!r} cannot be exported: {error}; use runtime torch") from None
         _write_json(work / "preprocess.json", source.preprocess.to_config())
         _write_json(
             work / "open_clip_config.json",
@@ -78,7 +78,9 @@ def _export(source: OpenClipModel, name: str, out: Path, *, weights: bool = True
             "fingerprint": source.fingerprint,
             "dim": source.dim,
             "temperature": 1 / source.logit_scale,
+            "logit_bias": source.logit_bias,
             "context_length": context_length,
+            "tokenizer": tokenizer,
             "cuttable": is_cuttable(source.model),
             "license": license,
             "parity": parity,
@@ -90,6 +92,20 @@ def _export(source: OpenClipModel, name: str, out: Path, *, weights: bool = True
             file.replace(out / file.name)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _write_tokenizer(tokenizer: Any, out: Path) -> dict[str, Any]:
+    from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
+
+    if isinstance(tokenizer, HFTokenizer):
+        return write_hf_tokenizer(tokenizer, out)
+    if not isinstance(tokenizer, SimpleTokenizer):
+        raise ModelError(f"it has a {type(tokenizer).__name__}")
+    clean = clean_kind(tokenizer.clean_fn)
+    if clean == "whitespace" or tokenizer.reduction_fn is not None or len(tokenizer.all_special_ids) != 2:
+        raise ModelError("it has options of open_clip's SimpleTokenizer that tokenizer.json cannot say")
+    write_tokenizer(tokenizer, out / "tokenizer.json")
+    return {"kind": "clip", "clean": clean}
 
 
 def _half_if_exact(weights: Any) -> Any:
@@ -270,7 +286,7 @@ def _measure_parity(source: OpenClipModel, directory: Path, context_length: int)
             if precision == "bf16":  # this CPU has none
                 continue
             raise
-        lengths = (tokens != 0).sum(1).tolist()
+        lengths = lengths_of(tokens.numpy()).tolist()
         text = [_cosine(runtime.encode_tokens(tokens[i : i + 1, :n].numpy()), want_text[i : i + 1])
                 for i, n in enumerate(lengths)]  # fmt: skip
         text.append(_cosine(runtime.encode_tokens(tokens[:5, : max(lengths[:5])].numpy()), want_text[:5]))

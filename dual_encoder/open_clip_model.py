@@ -33,6 +33,12 @@ class OpenClipModel:
     def logit_scale(self) -> float:
         return float(self.model.logit_scale.exp().item())
 
+    @property
+    def logit_bias(self) -> float | None:
+        """What is added to every logit of a model trained with the sigmoid loss (SigLIP); others have none."""
+        bias = getattr(self.model, "logit_bias", None)
+        return None if bias is None else float(bias.item())
+
 
 def load_open_clip(reference: ModelReference) -> OpenClipModel:
     """Raises RuntimeMissing without torch and open_clip, ModelError for whatever open_clip cannot load."""
@@ -58,6 +64,10 @@ def load_open_clip(reference: ModelReference) -> OpenClipModel:
             model = open_clip.create_model(source, pretrained=reference.tag)
         tokenizer = open_clip.get_tokenizer(source)
         config = open_clip.get_model_config(source)
+    except ImportError as error:  # transformers, timm: only some models need them
+        raise RuntimeMissing(
+            f"model {reference.name!r} needs the package {error.name or error}: pip install {error.name or ''}".rstrip()
+        ) from None
     except Exception as error:  # open_clip raises whatever its parts raise
         raise ModelError(f"model {reference.name!r} cannot be loaded: {str(error).splitlines()[0][:300]}") from None
     if config is None:

@@ -3,22 +3,42 @@
 from __future__ import annotations
 
 import os
+import threading
+from bisect import bisect_left
 from pathlib import Path
+from queue import LifoQueue
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dual_encoder.errors import ModelError, RuntimeMissing
 
-_LENGTH_STEP = 8  # text lengths are padded to a multiple: OpenVINO keeps a plan for every shape it has seen
+# OpenVINO keeps code for every shape that it has seen, some 0.4 MB each: batches are padded to few of them.
+_LENGTHS = (8, 10, 12, 14, 16, 18, 20, 24, 28, 32, 40, 48, 64)
+_TEXTS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32)
+_PICTURES = (16, 8, 4, 2, 1)  # a larger batch is cut into these: pictures gain nothing beyond them
 
 
 class OpenVinoRuntime:
-    """Features from text.onnx and image.onnx. `precision` is bf16, fp32, or auto: bf16 where the CPU has it."""
+    """Features from text.onnx and image.onnx. `precision` is bf16, fp32, or auto: bf16 where the CPU has it.
+
+    A tower is compiled when it is first used, or by `compile`. As many threads as there are `streams` may encode at
+    once; they share `threads` cores, all by default.
+    """
 
     name = "openvino"
 
-    def __init__(self, directory: Path, precision: str, context_length: int, cuttable: bool) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        precision: str,
+        context_length: int,
+        cuttable: bool,
+        *,
+        streams: int = 1,
+        threads: int | None = None,
+    ) -> None:
         try:
             import openvino
         except ImportError:
@@ -30,30 +50,78 @@ class OpenVinoRuntime:
         self.precision = "bf16" if precision in ("auto", "bf16") and has_bf16 else "fp32"
         options = {
             "INFERENCE_PRECISION_HINT": "bf16" if self.precision == "bf16" else "f32",
-            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": str(streams),
             "CACHE_DIR": str(cache_directory() / "openvino"),
         }
+        if threads is not None:
+            options["INFERENCE_NUM_THREADS"] = str(threads)
         self._context_length, self._cuttable = context_length, cuttable
-        try:
-            self._text = core.compile_model(directory / "text.onnx", "CPU", options)
-            self._image = core.compile_model(directory / "image.onnx", "CPU", options)
-        except RuntimeError as error:
-            raise ModelError(
-                f"{directory}: OpenVINO cannot load the model: {str(error).splitlines()[-1][:200]}"
-            ) from None
+        self._text = _Tower(core, directory / "text.onnx", options, streams)
+        self._image = _Tower(core, directory / "image.onnx", options, streams)
+
+    def compile(self) -> None:
+        """Compile both towers now. Raises ModelError for one that cannot be loaded."""
+        for tower in (self._text, self._image):
+            tower.compile()
+
+    def text_shape(self, count: int, length: int) -> tuple[int, int]:
+        """What a batch of texts is padded to."""
+        if not self._cuttable:
+            return _least(_TEXTS, count), self._context_length
+        padded = _least(_LENGTHS, length) if length <= _LENGTHS[-1] else self._context_length
+        return _least(_TEXTS, count), min(padded, self._context_length)
 
     def encode_tokens(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
         """int64 (n, length) -> float32 (n, dim)."""
-        length = self._context_length
-        if self._cuttable:
-            length = min(length, -(-tokens.shape[1] // _LENGTH_STEP) * _LENGTH_STEP)
-        padded = np.zeros((len(tokens), length), dtype=np.int64)
-        padded[:, : tokens.shape[1]] = tokens
-        return np.array(self._text(padded)[0], dtype=np.float32)
+        padded = np.zeros(self.text_shape(*tokens.shape), dtype=np.int64)
+        padded[: tokens.shape[0], : tokens.shape[1]] = tokens
+        return self._text(padded)[: len(tokens)]
 
     def encode_pixels(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
         """float32 (n, 3, H, W) -> float32 (n, dim)."""
-        return np.array(self._image(pixels)[0], dtype=np.float32)
+        features = []
+        start = 0
+        while start < len(pixels):
+            count = next(size for size in _PICTURES if size <= len(pixels) - start)
+            features.append(self._image(pixels[start : start + count]))
+            start += count
+        return np.concatenate(features)
+
+
+class _Tower:
+    """One ONNX file, compiled on first use; called with an array from as many threads as there are streams."""
+
+    def __init__(self, core: Any, path: Path, options: dict[str, str], streams: int) -> None:
+        self._core, self._path, self._options, self._streams = core, path, options, streams
+        self._lock = threading.Lock()
+        self._idle: LifoQueue[Any] | None = None
+
+    def compile(self) -> LifoQueue[Any]:
+        with self._lock:
+            if self._idle is None:
+                try:
+                    model = self._core.compile_model(self._path, "CPU", self._options)
+                except RuntimeError as error:
+                    why = str(error).splitlines()[-1][:200]
+                    raise ModelError(f"{self._path}: OpenVINO cannot load the model: {why}") from None
+                self._idle = LifoQueue()
+                for _ in range(self._streams):
+                    self._idle.put(model.create_infer_request())
+            return self._idle
+
+    def __call__(self, batch: NDArray[Any]) -> NDArray[np.float32]:
+        idle = self._idle or self.compile()
+        request = idle.get()
+        try:
+            return np.array(request.infer([batch])[0], dtype=np.float32)
+        finally:
+            idle.put(request)
+
+
+def _least(sizes: tuple[int, ...], at_least: int) -> int:
+    """The smallest of the sizes that is enough; beyond the largest, what is asked for."""
+    place = bisect_left(sizes, at_least)
+    return sizes[place] if place < len(sizes) else at_least
 
 
 def cache_directory() -> Path:

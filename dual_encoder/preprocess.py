@@ -49,6 +49,8 @@ class Preprocess:
 
     def resize(self, image: Image.Image) -> Image.Image:
         """An RGB picture of exactly `size`."""
+        # A strip of, say, 1 × 50,000 px would be blown up to billions of pixels before the crop: crop it first.
+        image = _tame(image)
         height, width = self.size
         resample = _FILTERS[self.interpolation]
         if self.resize_mode == "squash":
@@ -82,8 +84,7 @@ class Preprocess:
 
     def __call__(self, image: Image.Image) -> NDArray[np.float32]:
         """RGB picture -> float32 (3, H, W)."""
-        # A strip of, say, 1 × 50,000 px would be blown up to billions of pixels before the crop: crop it first.
-        return self.normalise(np.asarray(self.resize(_tame(image)), dtype=np.uint8))
+        return self.normalise(np.asarray(self.resize(image), dtype=np.uint8))
 
 
 def _tame(image: Image.Image, most: int = 100) -> Image.Image:

@@ -21,6 +21,7 @@ def is_cuttable(model: Any) -> bool:
         and not getattr(tower, "use_pad_mask", False)
         and getattr(tower, "pool_type", getattr(tower, "text_pool_type", None)) in ("argmax", "eos")
         and hasattr(tower, "token_embedding")
+        and getattr(tower, "eos_id", getattr(tower, "text_eos_id", None)) != 0  # what is cut and put back is 0
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import string
 from pathlib import Path
 from typing import Any
 
@@ -11,23 +12,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 START, END = "<start_of_text>", "<end_of_text>"
+_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 
 class Tokenizer:
     """CLIP's byte-pair encoding: cleaned and lower-cased text, framed by start and end of text."""
 
-    def __init__(self, path: Path, context_length: int) -> None:
+    def __init__(self, path: Path, context_length: int, clean: str = "lower") -> None:
         from tokenizers import Tokenizer as Backend
 
         self.context_length = context_length
+        self._clean = clean
         self._backend = Backend.from_file(str(path))
         vocabulary = self._backend.get_vocab()
         self._start, self._end = vocabulary[START], vocabulary[END]
 
     def __call__(self, texts: list[str]) -> NDArray[np.int64]:
         """Texts -> ids int64 (n, length), zero-padded to the longest; a text over the context length is cut."""
-        encoded = self._backend.encode_batch_fast([clean(text) for text in texts], add_special_tokens=False)
+        # U+0345, a mark that folds to a letter, is in none of the pattern's classes under open_clip's IGNORECASE.
+        cleaned = [clean(text, self._clean).replace("\u0345", " ") for text in texts]
+        encoded = self._backend.encode_batch_fast(cleaned, add_special_tokens=False)
         rows: list[list[int]] = []
         for encoding in encoded:
             rows.append([self._start, *encoding.ids[: self.context_length - 2], self._end])
@@ -37,15 +42,27 @@ class Tokenizer:
         return tokens
 
 
-def clean(text: str) -> str:
-    """What open_clip does first: mend mojibake, undo HTML entities twice, fold white space, lower-case."""
-    if text.isascii() and "&" not in text and text.isprintable():  # nothing to mend, and ftfy is slow
-        return " ".join(text.split()).lower()
-    import ftfy
+def clean(text: str, kind: str = "lower") -> str:
+    """What open_clip does first: mend mojibake, undo HTML entities twice, fold white space.
 
-    text = " ".join(html.unescape(html.unescape(ftfy.fix_text(text))).split()).lower()
-    # U+0345, a mark that folds to a letter, is in none of the pattern's classes under open_clip's IGNORECASE.
-    return text.replace("\u0345", " ")
+    `kind` is open_clip's: `whitespace` is that alone, `lower` also lower-cases, `canonicalize` (SigLIP) also takes
+    ASCII punctuation away.
+    """
+    if not text.isascii() or "&" in text or not text.isprintable():  # else nothing to mend, and ftfy is slow
+        import ftfy
+
+        text = html.unescape(html.unescape(ftfy.fix_text(text)))
+    if kind == "canonicalize":
+        text = text.replace("_", " ").translate(_NO_PUNCTUATION)
+    text = " ".join(text.split())
+    return text if kind == "whitespace" else text.lower()
+
+
+def clean_kind(function: Any) -> str:
+    """The kind of one of open_clip's cleaning functions."""
+    from open_clip.tokenizer import get_clean_fn
+
+    return next(kind for kind in ("lower", "canonicalize", "whitespace") if get_clean_fn(kind) is function)
 
 
 def write_tokenizer(simple: Any, path: Path) -> None:

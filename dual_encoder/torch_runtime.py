@@ -24,11 +24,14 @@ class TorchRuntime:
         self._dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         self._model = source.model.to(self.device, self._dtype)
         self._cuttable = is_cuttable(source.model)
+        self._context_length = int(source.tokenizer.context_length)
 
     def encode_tokens(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
         """int64 (n, length) -> float32 (n, dim)."""
         import torch
 
+        if not self._cuttable and tokens.shape[1] < self._context_length:
+            tokens = np.pad(tokens, ((0, 0), (0, self._context_length - tokens.shape[1])))
         ids = torch.from_numpy(tokens).to(self.device)
         with torch.inference_mode():
             features = encode_text(self._model, ids) if self._cuttable else self._model.encode_text(ids)

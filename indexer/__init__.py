@@ -3,6 +3,5 @@
 from __future__ import annotations
 
 from indexer.build import BuildReport, Progress, build_index
-from indexer.records import Record, SourceError
 
-__all__ = ["BuildReport", "Progress", "Record", "SourceError", "build_index"]
+__all__ = ["BuildReport", "Progress", "build_index"]

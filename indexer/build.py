@@ -6,9 +6,10 @@ import hashlib
 import json
 import os
 import time
-from collections import defaultdict, deque
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -20,11 +21,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
 
+from corpus import Record, Source, SourceError, open_source, place_of
 from dual_encoder.image import ImageError, open_image
+from indexer.ledger import Again, Ledger, text_digest
 from indexer.metadata import MetadataSchema
 from indexer.parts import Workbench, unpack
-from indexer.records import Record, Source, SourceError
-from indexer.source import open_source
 from indexer.thumbnail import SIDE, thumbnail
 from vector_index import IndexDirectory, ModelStamp, SnapshotWriter
 
@@ -83,9 +84,11 @@ def build_index(
 ) -> BuildReport:
     """Index a folder, a table or shards into the index directory `out`, and make it the live snapshot.
 
+    `source_path` and `captions` are paths, or addresses of files elsewhere (s3://…, https://…).
+
     An interrupted build of the same source with the same model goes on after its last finished part, and ends with
-    the same snapshot as an uninterrupted one: a part is always encoded in the same batches. Memory holds one part,
-    the next one's decoded pictures, and a digest a picture.
+    the same snapshot as an uninterrupted one: a part is always encoded in the same batches. Memory holds one part
+    and the next one's decoded pictures; what is remembered of every picture lies in a file in `out`/.build.
 
     Raises SourceError (nothing to index), IndexLocked (another build is at it); the old snapshot stays.
     """
@@ -94,21 +97,22 @@ def build_index(
     directory = IndexDirectory(out)
     with directory.lock():
         plan = {
-            "fingerprint": encoder.fingerprint, "source": str(Path(source_path).resolve()), "captions": str(captions),
+            "fingerprint": encoder.fingerprint, "source": place_of(source_path), "captions": str(captions),
             "part_size": part_size, "batch_size": batch_size, "thumbnails": thumbnails,
         }  # fmt: skip
         bench = Workbench(directory.path / ".build", plan, resume)
-        work = _Build(encoder, bench, thumbnails, batch_size)
-        parts = work.run(source, part_size, progress)
-        if not work.images:
-            first = f", {work.first_reject}" if work.first_reject else ""
-            raise SourceError(f"no usable picture in {source_path}: {work.rejected} rejected{first}")
-        stamp = ModelStamp(reference=encoder.reference, fingerprint=encoder.fingerprint, dim=encoder.dim)
-        with SnapshotWriter(
-            directory, model=stamp, source=source.root, index_type=index_type, target_recall=target_recall
-        ) as writer:
-            texts = _assemble(bench, parts, writer, encoder.dim, thumbnails)
-            snapshot = writer.publish()
+        with closing(Ledger(bench.folder)) as ledger:
+            work = _Build(encoder, bench, ledger, thumbnails, batch_size)
+            parts = work.run(source, part_size, progress)
+            if not work.images:
+                first = f", {work.first_reject}" if work.first_reject else ""
+                raise SourceError(f"no usable picture in {source_path}: {work.rejected} rejected{first}")
+            stamp = ModelStamp(reference=encoder.reference, fingerprint=encoder.fingerprint, dim=encoder.dim)
+            with SnapshotWriter(
+                directory, model=stamp, source=source.root, index_type=index_type, target_recall=target_recall
+            ) as writer:
+                texts = _assemble(bench, parts, work, writer, encoder.dim, thumbnails)
+                snapshot = writer.publish()
         bench.remove()
     seconds = time.monotonic() - began
     return BuildReport(snapshot, work.images, texts, work.rejected, work.duplicates, seconds, work.resumed)
@@ -117,11 +121,10 @@ def build_index(
 class _Build:
     """The encoding half: records -> finished parts."""
 
-    def __init__(self, encoder: Encoder, bench: Workbench, thumbnails: bool, batch_size: int) -> None:
+    def __init__(self, encoder: Encoder, bench: Workbench, ledger: Ledger, thumbnails: bool, batch_size: int) -> None:
         self._encoder, self._bench, self._thumbnails, self._batch = encoder, bench, thumbnails, batch_size
-        self._seen: set[bytes] = set()  # of pictures
-        self._seen_texts: set[bytes] = set()
-        self._owner: dict[str, bytes] = {}  # the corpus' own ids
+        self.ledger = ledger
+        self.schema = MetadataSchema()
         self.images = self.rejected = self.duplicates = self.resumed = 0
         self.first_reject = ""
 
@@ -181,7 +184,7 @@ class _Build:
         rows: list[dict[str, Any]] = []
         waiting: list[tuple[dict[str, Any], NDArray[np.float32]]] = []
         fresh: set[bytes] = set()
-        owner: dict[str, bytes] = {}
+        taken: set[str] = set()  # of the corpus' own ids
 
         def flush() -> None:
             vectors = self._encoder.encode_pixels(np.stack([pixels for _, pixels in waiting]))
@@ -202,14 +205,13 @@ class _Build:
             if row["reject"] is not None:
                 continue
             digest = bytes.fromhex(row["sha256"])
-            if digest in self._seen or digest in fresh:
+            if digest in fresh or self.ledger.has_picture(digest):
                 continue
             if row["id"] is not None:
-                holder = owner.get(row["id"]) or self._owner.get(row["id"])
-                if holder is not None:
+                if row["id"] in taken or self.ledger.has_id(row["id"]):
                     row["reject"] = f"id {row['id']!r} belongs to another picture already"
                     continue
-                owner[row["id"]] = digest
+                taken.add(row["id"])
             fresh.add(digest)
             row["thumbnail"] = small
             waiting.append((row, pixels))
@@ -227,7 +229,7 @@ class _Build:
         for number, row in enumerate(rows):
             if row["reject"] is None:
                 for text in row["captions"]:
-                    if text not in fresh and _text_digest(text) not in self._seen_texts:
+                    if text not in fresh and not self.ledger.has_text(text):
                         fresh[text] = number
         if not fresh:
             return
@@ -268,90 +270,60 @@ class _Build:
             if row["reject"] is not None:
                 self.rejected += 1
                 self.first_reject = self.first_reject or f"the first ({row['uri']}): {row['reject']}"
-                continue
-            if row["vector"] is None:
+            elif row["vector"] is None:
                 self.duplicates += 1
             else:
                 self.images += 1
-                digest = bytes.fromhex(row["sha256"])
-                self._seen.add(digest)
-                if row["id"] is not None:
-                    self._owner[row["id"]] = digest
-            self._seen_texts.update(_text_digest(text) for text in row["new_texts"])
+                self.schema.see(json.loads(row["metadata"]))
+        self.ledger.note(rows)
 
 
-def _assemble(bench: Workbench, parts: int, writer: SnapshotWriter, dim: int, thumbnails: bool) -> int:
-    """Stream the parts into the snapshot; returns the number of texts."""
-
-    def every() -> Iterator[list[dict[str, Any]]]:
-        for number in range(parts):
-            rows = bench.load(number)
-            if rows is None:
-                raise SourceError(f"{bench.folder}: part {number} cannot be read back; build again")
-            yield rows
-
-    # First pass: what later records add to earlier ones.
-    schema = MetadataSchema()
-    identity: dict[str, str] = {}  # content -> id
-    again: defaultdict[str, list[str]] = defaultdict(list)
-    more: defaultdict[str, list[str]] = defaultdict(list)
-    pictures: defaultdict[str, list[str]] = defaultdict(list)
-    for rows in every():
+def _assemble(bench: Workbench, parts: int, work: _Build, writer: SnapshotWriter, dim: int, thumbnails: bool) -> int:
+    """Stream the parts into the snapshot, in the order of the source; returns the number of texts."""
+    place = count = 0
+    for number in range(parts):
+        rows = bench.load(number)
+        if rows is None:
+            raise SourceError(f"{bench.folder}: part {number} cannot be read back; build again")
         for row in rows:
             for reason in row["caption_rejects"]:
                 writer.add_reject(row["uri"], reason)
             if row["reject"] is not None:
                 writer.add_reject(row["uri"], row["reject"])
-                continue
-            sha = row["sha256"]
-            if row["vector"] is not None:
-                identity[sha] = row["id"] or sha[:16]
-                schema.see(json.loads(row["metadata"]))
-            else:
-                again[sha].append(row["uri"])
-                more[sha] += row["captions"]
-            for text in row["captions"]:
-                if identity[sha] not in pictures[text]:
-                    pictures[text].append(identity[sha])
-
-    # Second pass: rows in the order of the source.
-    for rows in every():
-        good = [row for row in rows if row["vector"] is not None]
-        if good:
+        if good := [row for row in rows if row["vector"] is not None]:
+            again = work.ledger.again(place, place + len(good))
+            more = [again.get(at, Again([], [])) for at in range(place, place + len(good))]
+            place += len(good)
+            said = [
+                list(dict.fromkeys(row["captions"] + later.captions)) for row, later in zip(good, more, strict=True)
+            ]
             columns = {
-                "id": pa.array([identity[r["sha256"]] for r in good], pa.string()),
+                "id": pa.array([r["id"] or r["sha256"][:16] for r in good], pa.string()),
                 "uri": pa.array([r["uri"] for r in good], pa.string()),
-                "duplicate_uris": pa.array([again.get(r["sha256"], []) for r in good], pa.list_(pa.string())),
+                "duplicate_uris": pa.array([later.uris for later in more], pa.list_(pa.string())),
                 "width": pa.array([r["width"] for r in good], pa.int32()),
                 "height": pa.array([r["height"] for r in good], pa.int32()),
                 "sha256": pa.array([r["sha256"] for r in good], pa.string()),
-                "captions": pa.array(
-                    [list(dict.fromkeys(r["captions"] + more.get(r["sha256"], []))) for r in good],
-                    pa.list_(pa.string()),
-                ),
+                "captions": pa.array(said, pa.list_(pa.string())),
                 "offset": pa.array([r["offset"] for r in good], pa.int64()),
                 "length": pa.array([r["length"] for r in good], pa.int64()),
-                **schema.columns(json.loads(r["metadata"]) for r in good),
+                **work.schema.columns(json.loads(r["metadata"]) for r in good),
             }
             small = [r["thumbnail"] for r in good] if thumbnails else None
             writer.add_images(pa.RecordBatch.from_pydict(columns), unpack([r["vector"] for r in good], dim), small)
-        texts = [text for row in rows for text in row["new_texts"]]
-        if texts:
+        if texts := [text for row in rows for text in row["new_texts"]]:
+            count += len(texts)
             batch = {
-                "id": pa.array([_text_digest(text).hex() for text in texts], pa.string()),
+                "id": pa.array([text_digest(text).hex() for text in texts], pa.string()),
                 "text": pa.array(texts, pa.string()),
-                "image_ids": pa.array([pictures[text] for text in texts], pa.list_(pa.string())),
+                "image_ids": pa.array([work.ledger.pictures_of(text) for text in texts], pa.list_(pa.string())),
             }
             vectors = unpack([vector for row in rows for vector in row["text_vectors"]], dim)
             writer.add_texts(pa.RecordBatch.from_pydict(batch), vectors)
-    return len(pictures)
+    return count
 
 
 def _stamp(record: Record) -> str:
     """Changes with the file and with all that a table says of it: a caption edited since is encoded anew."""
     said = json.dumps([record.id, record.captions, record.metadata, record.offset, record.length], default=str)
     return f"{record.stamp} {hashlib.sha256(said.encode()).hexdigest()[:16]}"
-
-
-def _text_digest(text: str) -> bytes:
-    return hashlib.sha256(text.encode("utf-8", "replace")).digest()[:8]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from indexer.records import as_utf8
+from corpus.records import as_utf8
 
 _RESERVED = frozenset(("id", "uri", "duplicate_uris", "width", "height", "sha256", "captions", "offset", "length"))
 _INT = re.compile(r"[+-]?(0|[1-9][0-9]{0,17})")

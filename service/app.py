@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import gc
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
+from pydantic.json_schema import models_json_schema
 
 from service import problems
 from service.engine import Engine
+from service.loop_lag import watch_loop
 from service.middleware import RequestGuard
 from service.problems import ProblemDetail
 from service.routes import embeddings, images, operations, search
+from service.schemas import EmbeddingsRequest, RankRequest, SearchRequest
 from service.settings import Settings
 
 _PAGE = Path(__file__).parent / "page"
@@ -24,16 +30,21 @@ _CONTENT_POLICY = (
 )
 
 
-def create_app(settings: Settings | None = None) -> FastAPI:
-    """Build the application; the model and the snapshot are opened when it starts."""
+def create_app(settings: Settings | None = None, engine: Engine | None = None) -> FastAPI:
+    """Build the application; unless an engine is given, the model and the snapshot are opened when it starts."""
     settings = settings or Settings()
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.engine = Engine(settings)
+        app.state.engine = engine or Engine(settings)
+        watch = asyncio.create_task(watch_loop())
+        gc.collect()
+        gc.freeze()  # what lives for ever is not looked through again: a full collection held the loop up for 50 ms
         try:
             yield
         finally:
+            watch.cancel()
+            gc.unfreeze()
             app.state.engine.close()
 
     app = FastAPI(
@@ -53,5 +64,17 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         headers = {"Content-Security-Policy": _CONTENT_POLICY, "Referrer-Policy": "no-referrer"}
         return FileResponse(_PAGE / "index.html", headers=headers)
 
+    openapi = app.openapi
+    _, requests = models_json_schema(
+        [(model, "validation") for model in (SearchRequest, EmbeddingsRequest, RankRequest)],
+        ref_template="#/components/schemas/{model}",
+    )
+
+    def with_requests() -> dict[str, Any]:
+        document = openapi()
+        document["components"]["schemas"].update(requests["$defs"])
+        return document
+
+    app.openapi = with_requests  # type: ignore[method-assign]
     app.mount("/page", StaticFiles(directory=_PAGE, check_dir=False), name="page")
     return app

@@ -1,59 +1,85 @@
-"""One thread that encodes in batches: it starts at once when idle, and what arrives meanwhile is the next batch."""
+"""Threads that work in batches: they start at once when idle, and what arrives meanwhile is the next batch."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
+
+from prometheus_client import Histogram
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+ITEMS = Histogram("crossmodal_batch_items", "Items a batch", ["stage"], buckets=(1, 2, 4, 8, 16, 32, 64, 128))
+
+
+@dataclass(slots=True)
+class _Job(Generic[Item, Result]):
+    item: Item
+    cost: int
+    future: asyncio.Future[Result]
+
 
 @dataclass
 class _Lane(Generic[Item, Result]):
+    name: str
     work: Callable[[Sequence[Item]], Sequence[Result]]
-    most: int
-    waiting: list[tuple[Item, asyncio.Future[Result]]] = field(default_factory=list)
+    budget: int
+    waiting: deque[_Job[Item, Result]] = field(default_factory=deque)
 
 
 class Batcher:
-    """Runs functions over lists, one batch at a time, on a thread of its own. Use from one event loop.
+    """Runs functions over lists on `workers` threads of its own. Submit from one event loop.
 
-    A batch that fails is tried again item by item, so that one bad item fails alone. Items whose caller has gone
-    before their batch starts are dropped.
+    A worker takes its next batch by itself, without waiting for the event loop: oldest first, as much as a lane's
+    budget allows, and no more than its share where other workers are idle too. What was cancelled before its batch
+    starts (the client has gone, the time is up) is dropped. A batch that fails is tried again item by item, so that
+    one bad item fails alone.
     """
 
-    def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="encoder")
-        self._lanes: list[_Lane[object, object]] = []
-        self._task: asyncio.Task[None] | None = None
-        self._busy_since: float | None = None
+    def __init__(self, name: str, workers: int = 1, prepare: Callable[[], object] | None = None) -> None:
+        """`prepare` is called first on every thread."""
+        self._prepare = prepare
+        self._lanes: list[_Lane[Any, Any]] = []
+        self._turn = 0
+        self._changed = threading.Condition()
+        self._waking = self._closed = False
+        self._idle = workers
+        self._began: dict[int, float] = {}
+        for number in range(workers):
+            threading.Thread(target=self._serve, args=(number,), name=f"{name}-{number}", daemon=True).start()
 
     def lane(
-        self, work: Callable[[Sequence[Item]], Sequence[Result]], most: int
-    ) -> Callable[[Sequence[Item]], asyncio.Future[list[Result]]]:
-        """A function that submits items to `work`, which sees at most `most` at once and keeps their order."""
-        lane: _Lane[Item, Result] = _Lane(work, most)
-        self._lanes.append(lane)  # type: ignore[arg-type]
+        self, name: str, work: Callable[[Sequence[Item]], Sequence[Result]], budget: int
+    ) -> Callable[[Item, int], asyncio.Future[Result]]:
+        """A function that submits an item and its cost to `work`.
 
-        def submit(items: Sequence[Item]) -> asyncio.Future[list[Result]]:
+        `work` sees items of `budget` cost together, or one that alone costs more, and gives a result for each.
+        """
+        lane: _Lane[Item, Result] = _Lane(name, work, budget)
+        self._lanes.append(lane)
+
+        def submit(item: Item, cost: int = 1) -> asyncio.Future[Result]:
             loop = asyncio.get_running_loop()
-            futures: list[asyncio.Future[Result]] = [loop.create_future() for _ in items]
-            lane.waiting.extend(zip(items, futures, strict=True))
-            if self._task is None or self._task.done():
-                self._task = loop.create_task(self._run())
-            return asyncio.gather(*futures)
+            future: asyncio.Future[Result] = loop.create_future()
+            lane.waiting.append(_Job(item, cost, future))
+            if not self._waking:  # once all that is ready to run has submitted: a burst is one batch
+                self._waking = True
+                loop.call_soon(self._wake)
+            return future
 
         return submit
 
     @property
     def busy_for(self) -> float:
-        """Seconds that the batch now encoding has taken; 0 when idle."""
-        return time.monotonic() - self._busy_since if self._busy_since else 0.0
+        """Seconds that the longest of the batches now at work has taken; 0 when idle."""
+        return max((time.monotonic() - began for began in list(self._began.values())), default=0.0)
 
     @property
     def waiting(self) -> int:
@@ -61,31 +87,84 @@ class Batcher:
         return sum(len(lane.waiting) for lane in self._lanes)
 
     def close(self) -> None:
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        """Let the threads end once they have finished what they are at."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
 
-    async def _run(self) -> None:
-        while self.waiting:
-            for lane in self._lanes:
-                batch, lane.waiting = lane.waiting[: lane.most], lane.waiting[lane.most :]
-                batch = [(item, future) for item, future in batch if not future.done()]
-                if batch:
-                    await self._encode(lane, batch)
+    def _wake(self) -> None:
+        self._waking = False
+        with self._changed:
+            self._changed.notify(self.waiting)
 
-    async def _encode(self, lane: _Lane[object, object], batch: list[tuple[object, asyncio.Future[object]]]) -> None:
-        loop = asyncio.get_running_loop()
-        self._busy_since = time.monotonic()
+    def _serve(self, number: int) -> None:
+        if self._prepare:
+            self._prepare()
+        while True:
+            with self._changed:
+                while not (batch := self._next()):
+                    if self._closed:
+                        return
+                    self._changed.wait()
+                self._idle -= 1
+                self._began[number] = time.monotonic()
+            try:
+                self._run(*batch)
+            finally:
+                with self._changed:
+                    self._idle += 1
+                    del self._began[number]
+
+    def _next(self) -> tuple[_Lane[Any, Any], list[_Job[Any, Any]]] | None:
+        """The next batch; the lanes take turns."""
+        if self._closed:
+            return None
+        for _ in self._lanes:
+            lane = self._lanes[self._turn % len(self._lanes)]
+            self._turn += 1
+            share = lane.budget
+            if self._idle > 1:
+                share = min(share, -(-sum(job.cost for job in list(lane.waiting)) // self._idle))
+            jobs: list[_Job[Any, Any]] = []
+            spent = 0
+            while lane.waiting and (not jobs or spent + lane.waiting[0].cost <= share):
+                job = lane.waiting.popleft()
+                if not job.future.done():
+                    jobs.append(job)
+                    spent += job.cost
+            if jobs:
+                return lane, jobs
+        return None
+
+    def _run(self, lane: _Lane[Any, Any], jobs: list[_Job[Any, Any]]) -> None:
+        ITEMS.labels(lane.name).observe(len(jobs))
         try:
-            results = await loop.run_in_executor(self._thread, lane.work, [item for item, _ in batch])
+            results = lane.work([job.item for job in jobs])
+            if len(results) != len(jobs):
+                raise RuntimeError(f"{lane.name}: {len(results)} results for {len(jobs)} items")
         except Exception as error:
-            if len(batch) > 1:
-                for one in batch:
-                    await self._encode(lane, [one])
+            if len(jobs) > 1:
+                for job in jobs:
+                    self._run(lane, [job])
                 return
-            if not batch[0][1].done():
-                batch[0][1].set_exception(error)
+            _post(jobs, [error], _fail)
         else:
-            for (_, future), result in zip(batch, results, strict=True):
-                if not future.done():
-                    future.set_result(result)
-        finally:
-            self._busy_since = None
+            _post(jobs, results, _answer)
+
+
+def _post(jobs: list[_Job[Any, Any]], values: Sequence[Any], tell: Callable[[asyncio.Future[Any], Any], None]) -> None:
+    def deliver() -> None:
+        for job, value in zip(jobs, values, strict=True):
+            if not job.future.done():
+                tell(job.future, value)
+
+    with contextlib.suppress(RuntimeError):  # the loop has been closed: nobody waits
+        jobs[0].future.get_loop().call_soon_threadsafe(deliver)
+
+
+def _answer(future: asyncio.Future[Any], value: Any) -> None:
+    future.set_result(value)
+
+
+def _fail(future: asyncio.Future[Any], error: Exception) -> None:
+    future.set_exception(error)

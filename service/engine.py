@@ -1,29 +1,30 @@
-"""The encoder and the live snapshot behind the API: queries -> vectors -> rows. Nothing of HTTP in here."""
+"""The encoder and the live snapshot behind the API: queries -> vectors -> hits. Nothing of HTTP in here."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dual_encoder import DualEncoder, ImageError, load_encoder
-from dual_encoder.image import open_image
+from dual_encoder import DualEncoder, load_encoder
 from service import intake
 from service.batcher import Batcher
-from service.problems import Problem
+from service.encoding import QueryEncoder
+from service.errors import Problem
+from service.finder import Wanted, find
 from service.schemas import ImageInput, Query, QueryPart
 from service.settings import Settings
+from service.threads import share
 from vector_index import Collection, IndexDirectory, Snapshot, UnknownId, VectorIndexError
 
 Vector = NDArray[np.float32]
 T = TypeVar("T")
 
-_TEXT_BATCH, _IMAGE_BATCH = 32, 16
+_QUERIES = 64  # most in one FAISS search
 
 
 class ModelMismatch(VectorIndexError):
@@ -33,27 +34,34 @@ class ModelMismatch(VectorIndexError):
 class Engine:
     """Open with `Engine(settings)`; every public coroutine runs on one event loop and blocks it for nothing."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, lazy: bool = False) -> None:
+        """`lazy` leaves each of the model's towers until it is first used."""
         self.settings = settings
         self._directory = IndexDirectory(settings.index)
         snapshot = self._directory.open()
-        reference = settings.model or snapshot.manifest.model.reference
+        threads = share(settings.workers)
         self.encoder: DualEncoder = load_encoder(
-            reference, device=settings.device, runtime=settings.runtime, precision=settings.precision
+            settings.model or snapshot.manifest.model.reference,
+            device=settings.device,
+            runtime=settings.runtime,
+            precision=settings.precision,
+            streams=threads.streams,
+            threads=threads.encoder,
+            lazy=lazy,
         )
         self.snapshot = self._checked(snapshot)
-        self.batcher = Batcher()
-        self._encode_texts = self.batcher.lane(self._run_texts, _TEXT_BATCH)
-        self._encode_pixels = self.batcher.lane(self._run_pixels, _IMAGE_BATCH)
-        self._decoders = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="decoder")
-        # FAISS keeps a pool of OpenMP threads for every thread that calls it: let one thread call it.
-        self._searcher = ThreadPoolExecutor(1, thread_name_prefix="searcher")
-        self.encoder.encode_texts(["warm up"])
+        if not lazy:
+            _read_ahead(snapshot)
+        self.queries = QueryEncoder(self.encoder, settings, threads)
+        self._searcher = Batcher("searcher", prepare=threads.limit_search)
+        self._find = self._searcher.lane("search", find, _QUERIES)
+        self._call = self._searcher.lane("call", _call_all, 1)
+        if not lazy:
+            self.encoder.encode_texts(["warm up"])
 
     def close(self) -> None:
-        self.batcher.close()
-        for pool in (self._decoders, self._searcher):
-            pool.shutdown(wait=False, cancel_futures=True)
+        self.queries.close()
+        self._searcher.close()
 
     def _checked(self, snapshot: Snapshot) -> Snapshot:
         built, running = snapshot.manifest.model, self.encoder
@@ -70,59 +78,39 @@ class Engine:
         if self._directory.current() == self.snapshot.name:
             return False
         fresh = await self.in_searcher(lambda: self._checked(self._directory.open()))
+        _read_ahead(fresh)
         self.snapshot = fresh  # the old one is unmapped when its last request lets go of it
         return True
 
     @property
+    def busy_for(self) -> float:
+        """Seconds that the encoder has been at one batch."""
+        return self.queries.batcher.busy_for
+
+    @property
     def stalled(self) -> bool:
-        """Whether the encoder has been at one batch for longer than it may."""
-        return self.batcher.busy_for > self.settings.stall_timeout
-
-    # --- encoding -----------------------------------------------------------------------------------------------------
-
-    async def encode_texts(self, texts: Sequence[str]) -> Vector:
-        """float32 (n, dim)."""
-        return np.stack(await self._encode_texts(texts))
-
-    async def encode_images(self, images: Sequence[bytes]) -> Vector:
-        """Files' bytes -> float32 (n, dim). Raises Problem 422 naming the first that cannot be used."""
-        loop = asyncio.get_running_loop()
-        decoding = [loop.run_in_executor(self._decoders, self._decode, data) for data in images]
-        decoded = await asyncio.gather(*decoding, return_exceptions=True)
-        for number, pixels in enumerate(decoded):
-            if isinstance(pixels, ImageError):
-                raise Problem(422, f"image{f' {number}' if len(images) > 1 else ''}: {pixels}")
-            if isinstance(pixels, BaseException):
-                raise pixels
-        return np.stack(await self._encode_pixels(decoded))  # type: ignore[arg-type]
-
-    def _decode(self, data: bytes) -> Vector:
-        decoded = open_image(data, min(self.encoder.image_size), max_pixels=self.settings.max_pixels)
-        return self.encoder.preprocess(decoded.image)
-
-    def _run_texts(self, texts: Sequence[str]) -> Sequence[Vector]:
-        return list(self.encoder.encode_texts(texts))
-
-    def _run_pixels(self, pixels: Sequence[Vector]) -> Sequence[Vector]:
-        return list(self.encoder.encode_pixels(np.stack(pixels)))
+        """Whether that is longer than it may be."""
+        return self.busy_for > self.settings.stall_timeout
 
     # --- queries ------------------------------------------------------------------------------------------------------
 
-    async def vectors_of(self, queries: Sequence[Query], snapshot: Snapshot) -> Vector:
-        """One unit vector a query, float32 (n, dim); a composed query is the weighted sum of its parts."""
-        return np.stack(await asyncio.gather(*(self._vector_of(query, snapshot) for query in queries)))
+    async def vectors_of(self, queries: Sequence[Query], snapshot: Snapshot) -> list[Vector]:
+        """A unit vector for each query, float32 (dim,); a composed query is the weighted sum of its parts."""
+        if len(queries) == 1:
+            return [await self._vector_of(queries[0], snapshot)]
+        return await asyncio.gather(*(self._vector_of(query, snapshot) for query in queries))
 
     async def _vector_of(self, query: Query, snapshot: Snapshot) -> Vector:
         parts = query if isinstance(query, list) else [query]
-        vectors = await asyncio.gather(*(self._part(part, snapshot) for part in parts))
         if len(parts) == 1 and parts[0].weight == 1.0:
-            return vectors[0]
+            return await self._part(parts[0], snapshot)
+        vectors = await asyncio.gather(*(self._part(part, snapshot) for part in parts))
         total = np.sum([part.weight * vector for part, vector in zip(parts, vectors, strict=True)], axis=0)
         return _unit(total, "the weighted parts of the query add up to nothing")
 
     async def _part(self, part: QueryPart, snapshot: Snapshot) -> Vector:
         if part.text is not None:
-            text: Vector = (await self.encode_texts([part.text]))[0]
+            text: Vector = (await self.queries.texts([part.text]))[0]
             return text
         if part.image is not None:
             image: Vector = (await self.images_vectors([part.image], snapshot))[0]
@@ -135,31 +123,48 @@ class Engine:
     async def images_vectors(self, images: Sequence[ImageInput], snapshot: Snapshot) -> Vector:
         """Pictures by id, URL or base64 -> float32 (n, dim); indexed ones are not encoded again."""
         vectors = np.empty((len(images), self.encoder.dim), dtype=np.float32)
+        by_id = [number for number, image in enumerate(images) if image.id is not None]
         sent = [number for number, image in enumerate(images) if image.id is None]
-        for number, image in enumerate(images):
-            if image.id is not None:
-                row = row_of(snapshot.images, image.id)
-                vectors[number] = (await self.in_searcher(lambda row=row: snapshot.images.vectors([row])))[0]  # type: ignore[misc]
+        if by_id:
+
+            def stored() -> Vector:
+                return snapshot.images.vectors([row_of(snapshot.images, images[number].id or "") for number in by_id])
+
+            vectors[by_id] = await self.in_searcher(stored)
         if sent:
-            vectors[sent] = await self.encode_images([await self._bytes_of(images[number]) for number in sent])
+            files = await asyncio.gather(*(self._bytes_of(images[number]) for number in sent))
+            vectors[sent] = await self.queries.pictures(files)
         return vectors
 
     async def _bytes_of(self, image: ImageInput) -> bytes:
         if image.base64 is not None:
-            return intake.from_base64(image.base64)
+            encoded = image.base64
+            return await self.queries.off_loop(lambda: intake.from_base64(encoded))
         return await intake.from_url(image.url or "", self.settings)
 
     # --- search -------------------------------------------------------------------------------------------------------
 
-    async def search(
-        self, collection: Collection, vectors: Vector, k: int, exact: bool
-    ) -> tuple[Vector, NDArray[np.int64]]:
-        """(n, dim) -> scores float32 and rows int64, both (n, ≤ k), best first."""
-        return await self.in_searcher(lambda: collection.search(vectors, k, exact=exact))
+    async def find(self, wanted: Sequence[Wanted]) -> list[bytes]:
+        """The hits of each query, as JSON."""
+        if len(wanted) == 1:
+            return [await self._find(wanted[0], 1)]
+        return await asyncio.gather(*(self._find(one, 1) for one in wanted))
 
     async def in_searcher(self, work: Callable[[], T]) -> T:
         """Run what touches FAISS or the tables on the one thread for it."""
-        return await asyncio.get_running_loop().run_in_executor(self._searcher, work)
+        result: T = await self._call(work, 1)
+        return result
+
+
+def _read_ahead(snapshot: Snapshot) -> None:
+    """Have the system read the indexes: a walk of a graph would wait for the disk at every step (6 ms, not 0.2)."""
+    for path in snapshot.path.glob("*.faiss"):
+        with path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
+
+
+def _call_all(works: Sequence[Callable[[], Any]]) -> list[Any]:
+    return [work() for work in works]
 
 
 def row_of(collection: Collection, id: str) -> int:
@@ -176,8 +181,3 @@ def _unit(vector: NDArray[Any], complaint: str) -> Vector:
         raise Problem(422, complaint)
     scaled = vector / largest  # so that huge numbers do not overflow
     return np.asarray(scaled / np.linalg.norm(scaled), dtype=np.float32)
-
-
-def check(settings: Settings) -> None:
-    """Raise now what would stop a worker from starting: no index, a broken one, or another model's."""
-    Engine(settings).close()

@@ -6,7 +6,7 @@ import base64
 import binascii
 from urllib.parse import unquote_to_bytes, urlsplit
 
-from service.problems import Problem
+from service.errors import Problem
 from service.settings import Settings
 
 _FETCH_SECONDS = 10.0
@@ -15,7 +15,10 @@ _FETCH_SECONDS = 10.0
 def from_base64(text: str) -> bytes:
     """Raises Problem 422 for what is not base64."""
     try:
-        return base64.b64decode("".join(text.split()), validate=True)
+        try:
+            return base64.b64decode(text, validate=True)
+        except binascii.Error:  # perhaps it was folded into lines
+            return base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError):
         raise Problem(422, "image.base64 is not base64: encode the file's bytes, without a data: prefix") from None
 

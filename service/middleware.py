@@ -11,6 +11,7 @@ from typing import Any
 from prometheus_client import Counter, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.errors import ClientGone
 from service.problems import problem_response
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
@@ -60,6 +61,8 @@ class RequestGuard:
             if not answered:
                 detail = f"the request has more than the {self.most:,} bytes allowed"
                 await problem_response(413, detail, request_id, {"Connection": "close"})(scope, receive, watched)
+        except ClientGone:
+            status = 499  # as nginx has it
         finally:
             route = getattr(scope.get("route"), "path", "other")
             REQUESTS.labels(scope["method"] if route != "other" else "-", route, status).inc()

@@ -13,6 +13,8 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 
+from service.errors import Problem
+
 MEDIA_TYPE = "application/problem+json"
 log = logging.getLogger("crossmodal.service")
 
@@ -25,14 +27,6 @@ class ProblemDetail(BaseModel):
     status: int
     detail: str
     request_id: str = ""
-
-
-class Problem(Exception):
-    """Raise it anywhere below a route; `detail` is for the person who sent the request."""
-
-    def __init__(self, status: int, detail: str, headers: dict[str, str] | None = None) -> None:
-        super().__init__(detail)
-        self.status, self.detail, self.headers = status, detail, headers
 
 
 def problem_response(status: int, detail: str, request_id: str = "", headers: dict[str, str] | None = None) -> Response:

@@ -7,10 +7,14 @@ from typing import Any
 from urllib.parse import quote
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 
-from service.schemas import Hit, ImageItem
+from service.schemas import ImageItem
 from vector_index import Snapshot
+
+# Scores float32 (k,) and rows int64 (k,), best first, and the rank of the first.
+Page = tuple[NDArray[np.float32], NDArray[np.int64], int]
 
 # What the indexer writes of every picture; any further column is the corpus' own metadata.
 _OWN = ("id", "uri", "duplicate_uris", "width", "height", "sha256", "captions", "offset", "length")
@@ -20,62 +24,55 @@ def metadata_columns(snapshot: Snapshot) -> list[str]:
     return [name for name in snapshot.images.schema.names if name not in _OWN]
 
 
-def image_hits(
-    snapshot: Snapshot,
-    scores: NDArray[np.float32],
-    rows: NDArray[np.int64],
-    include: Sequence[str],
-    first_rank: int,
-) -> list[Hit]:
-    """`scores` float32 (k,) and `rows` int64 (k,) of `snapshot.images`, best first."""
-    extra = metadata_columns(snapshot) if "metadata" in include else []
-    columns = ["id", "uri", *(["captions"] if "captions" in include else []), *extra]
-    table = snapshot.images.take(rows, columns).to_pydict()
-    vectors = snapshot.images.vectors(rows).tolist() if "vector" in include else None
-    ids = table["id"]
-    thumbnails = _has_thumbnails(snapshot)
-    return [
-        Hit.model_construct(
-            id=ids[i],
-            score=float(scores[i]),
-            rank=first_rank + i,
-            uri=table["uri"][i],
-            thumbnail_url=thumbnail_url(ids[i]) if thumbnails else None,
-            text=None,
-            image_ids=None,
-            captions=table["captions"][i] if "captions" in include else None,
-            metadata={name: table[name][i] for name in extra} if "metadata" in include else None,
-            vector=vectors[i] if vectors else None,
-        )
-        for i in range(len(rows))
-    ]
+def hits_json(snapshot: Snapshot, target: str, pages: Sequence[Page], include: Sequence[str]) -> list[bytes]:
+    """Each page as a JSON array of what schemas.Hit describes; what is empty is left out."""
+    collection = snapshot.images if target == "images" else snapshot.texts
+    rows = np.concatenate([page[1] for page in pages]) if pages else np.empty(0, np.int64)
+    extra: list[str] = []
+    if target == "texts":
+        columns = ["id", "text", "image_ids"]
+    else:
+        extra = metadata_columns(snapshot) if "metadata" in include else []
+        columns = ["id", "uri", *(["captions"] if "captions" in include else []), *extra]
+    table = collection.take(rows, columns).to_pydict()
+    own = [name for name in columns if name not in extra]
+    thumbnails = target == "images" and _has_thumbnails(snapshot)
+    vectors = collection.vectors(rows) if "vector" in include else None
+
+    answers = []
+    start = 0
+    for scores, page_rows, first_rank in pages:
+        stop = start + len(page_rows)
+        hits: list[dict[str, Any]] = [
+            {"id": id, "score": score, "rank": rank}
+            for rank, (id, score) in enumerate(zip(table["id"][start:stop], scores.tolist(), strict=True), first_rank)
+        ]
+        if thumbnails:
+            for hit in hits:
+                hit["thumbnail_url"] = thumbnail_url(hit["id"])
+        for name in own[1:]:
+            for hit, value in zip(hits, table[name][start:stop], strict=True):
+                if value is not None:
+                    hit[name] = value
+        if "metadata" in include and target == "images":
+            values = zip(*(table[name][start:stop] for name in extra), strict=True) if extra else ((),) * len(hits)
+            for hit, row in zip(hits, values, strict=True):
+                hit["metadata"] = {name: value for name, value in zip(extra, row, strict=True) if value is not None}
+        if vectors is not None:
+            for hit, vector in zip(hits, vectors[start:stop], strict=True):
+                hit["vector"] = vector
+        answers.append(dumps(hits))
+        start = stop
+    return answers
 
 
-def text_hits(
-    snapshot: Snapshot,
-    scores: NDArray[np.float32],
-    rows: NDArray[np.int64],
-    include: Sequence[str],
-    first_rank: int,
-) -> list[Hit]:
-    """The same for rows of `snapshot.texts`."""
-    table = snapshot.texts.take(rows, ["id", "text", "image_ids"]).to_pydict()
-    vectors = snapshot.texts.vectors(rows).tolist() if "vector" in include else None
-    return [
-        Hit.model_construct(
-            id=table["id"][i],
-            score=float(scores[i]),
-            rank=first_rank + i,
-            uri=None,
-            thumbnail_url=None,
-            text=table["text"][i],
-            image_ids=table["image_ids"][i],
-            captions=None,
-            metadata=None,
-            vector=vectors[i] if vectors else None,
-        )
-        for i in range(len(rows))
-    ]
+def dumps(value: Any) -> bytes:
+    """JSON, UTF-8; NumPy arrays are written as lists, what JSON has no word for (decimals, durations) as text."""
+    return orjson.dumps(value, default=_text, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _text(value: object) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
 def image_item(snapshot: Snapshot, row: int) -> ImageItem:

@@ -18,7 +18,9 @@ class Settings(BaseSettings):
     device: str = "auto"
     runtime: str = "auto"
     precision: str = "auto"
-    corpus_root: Path | None = Field(None, description="where the corpus lies now, if it moved since it was indexed")
+    workers: int = Field(1, gt=0, description="processes that share this machine's cores")
+    cache_bytes: int = Field(32 * 2**20, ge=0, description="of remembered vectors, of texts and of pictures each")
+    corpus_root: str | None = Field(None, description="folder or address where the corpus lies now, if it has moved")
     image_url_hosts: list[str] = Field([], description="hosts that images of queries may be fetched from; none: off")
     max_body_bytes: int = Field(20 * 2**20, gt=0)
     max_pixels: int = Field(100_000_000, gt=0)

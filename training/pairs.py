@@ -1,22 +1,42 @@
-"""Image–caption pairs for training: a table with `image` and `caption`, read in an order that a seed fixes."""
+"""Image–caption pairs for training and evaluation, read in an order that a seed fixes.
+
+They come as a table (JSON lines with `image` and `caption`) or as what `crossmodal data prepare` writes: shards, with a
+memory-mapped table that says where in them each picture lies.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from dual_encoder.errors import ImageError
 from dual_encoder.image import open_image
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from dual_encoder.preprocess import Preprocess
+
+_FIELDS: list[tuple[str, Any]] = [
+    ("file", pa.string()),
+    ("offset", pa.int64()),
+    ("length", pa.int64()),
+    ("captions", pa.list_(pa.string())),
+    ("languages", pa.list_(pa.string())),
+    ("negatives", pa.list_(pa.string())),
+    ("group", pa.string()),
+    ("metadata", pa.string()),
+]
+_SCHEMA = pa.schema(_FIELDS)
 
 
 class DataError(Exception):
@@ -25,39 +45,140 @@ class DataError(Exception):
 
 @dataclass(frozen=True)
 class Pair:
-    """A picture and everything said of it; `languages` runs beside `captions`."""
+    """A picture and everything said of it; `languages` runs beside `captions`.
+
+    `image` is a file of its own, or a shard in which the picture lies at `offset`, `length` bytes long. `negatives`
+    are captions that are false of it though nearly true. Pairs of one `group` show the same picture. `metadata` is
+    whatever else the table says.
+    """
 
     image: Path
     captions: tuple[str, ...]
     languages: tuple[str, ...]
+    offset: int | None = None
+    length: int | None = None
+    negatives: tuple[str, ...] = ()
+    group: str = ""
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    def read(self) -> bytes:
+        """The picture's file. Raises DataError naming it."""
+        try:
+            with self.image.open("rb") as file:
+                file.seek(self.offset or 0)
+                data = file.read(-1 if self.length is None else self.length)
+        except OSError as error:
+            raise DataError(f"{self.image}: {error.strerror}") from None
+        if self.length is not None and len(data) < self.length:
+            raise DataError(f"{self.image}: the shard is cut short")
+        return data
 
 
-def read_pairs(data: Path) -> list[Pair]:
-    """Read a JSONL table, or the `captions.jsonl` of a folder. Raises DataError naming the row."""
+class Pairs(Sequence[Pair]):
+    """Pairs that stay in Arrow memory, or in a memory-mapped file, until they are looked at."""
+
+    def __init__(self, table: pa.Table, root: Path) -> None:
+        self._table, self._root = table, root
+
+    def __len__(self) -> int:
+        return int(self._table.num_rows)
+
+    @overload
+    def __getitem__(self, at: int) -> Pair: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[Pair]: ...
+    def __getitem__(self, at: int | slice) -> Pair | list[Pair]:
+        if isinstance(at, slice):
+            return [self[i] for i in range(*at.indices(len(self)))]
+        if not -len(self) <= at < len(self):
+            raise IndexError(at)
+        row = self._table.slice(at % len(self), 1).to_pylist()[0]
+        return Pair(
+            self._root / row["file"], tuple(row["captions"]), tuple(row["languages"]), row["offset"], row["length"],
+            tuple(row["negatives"] or ()), row["group"] or "", json.loads(row["metadata"] or "{}"),
+        )  # fmt: skip
+
+
+def read_pairs(data: Path, split: str = "train") -> Pairs:
+    """Read a JSON-lines table, the `captions.jsonl` of a folder, or one split of a prepared folder.
+
+    Raises DataError naming the file and the row. The split matters to a prepared folder only.
+    """
+    if (data / "manifest.json").is_file():
+        return _read_prepared(data, split)
     table = data / "captions.jsonl" if data.is_dir() else data
     if not table.is_file():
         raise DataError(f"{table}: no such table of pairs")
-    pairs = []
-    with table.open(encoding="utf-8") as rows:
-        for number, line in enumerate(rows, 1):
-            try:
-                row = json.loads(line)
-                captions = row["caption"]
-                captions = [captions] if isinstance(captions, str) else captions
-                if not captions or not all(isinstance(c, str) for c in captions):
-                    raise ValueError("caption is not a string or a list of strings")
-                languages = row.get("language", "")
-                languages = [languages] * len(captions) if isinstance(languages, str) else languages
-                pairs.append(Pair(table.parent / row["image"], tuple(captions), tuple(languages)))
-            except (ValueError, KeyError, TypeError) as error:
-                raise DataError(f"{table}, row {number}: {error}") from None
-    if not pairs:
+    rows = pa.Table.from_batches(_read_rows(table), _SCHEMA)
+    if rows.num_rows == 0:
         raise DataError(f"{table}: no pairs in it")
-    return pairs
+    return Pairs(rows.combine_chunks(), table.parent)
+
+
+def _read_rows(table: Path, chunk: int = 4096) -> Iterator[pa.RecordBatch]:
+    rows: list[dict[str, Any]] = []
+    with table.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                rows.append(_row(json.loads(line)))
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                reason = f"no column {error}" if isinstance(error, KeyError) else str(error)
+                raise DataError(f"{table}, row {number}: {reason}") from None
+            if len(rows) == chunk:
+                yield pa.RecordBatch.from_pylist(rows, _SCHEMA)
+                rows = []
+    yield pa.RecordBatch.from_pylist(rows, _SCHEMA)
+
+
+def _row(row: dict[str, Any]) -> dict[str, Any]:
+    image, captions, languages = row.pop("image"), row.pop("caption"), row.pop("language", "")
+    captions = [captions] if isinstance(captions, str) else captions
+    if not isinstance(image, str) or not image:
+        raise ValueError("image is not a path")
+    if not isinstance(captions, list) or not captions or not all(isinstance(c, str) for c in captions):
+        raise ValueError("caption is not a string or a list of strings")
+    languages = [languages] * len(captions) if isinstance(languages, str) else languages
+    if not isinstance(languages, list) or len(languages) != len(captions):
+        raise ValueError(f"language is not a string or a list of {len(captions)} strings, one a caption")
+    negatives = row.pop("negatives", [])
+    if not isinstance(negatives, list) or not all(isinstance(text, str) for text in negatives):
+        raise ValueError("negatives is not a list of strings")
+    return {
+        "file": image, "captions": captions, "languages": languages, "negatives": negatives,
+        "group": str(row.pop("group", "")), "metadata": json.dumps(row, ensure_ascii=False),
+    }  # fmt: skip
+
+
+def _read_prepared(data: Path, split: str) -> Pairs:
+    try:
+        manifest = json.loads((data / "manifest.json").read_text("utf-8"))
+        kind, version, splits = manifest["format"], manifest["version"], manifest["splits"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{data}/manifest.json cannot be read: {error}") from None
+    if (kind, version) != ("crossmodal-pairs", 1):
+        raise DataError(f"{data}/manifest.json: format {kind} {version} is not known; prepare the data again")
+    if split not in splits:
+        raise DataError(f"{data}: there is no split {split!r}; it has {', '.join(splits)}")
+    for shard in splits[split]["shards"]:
+        path = data / shard["name"]
+        size = path.stat().st_size if path.is_file() else None
+        if size != shard["bytes"]:
+            found = "is missing" if size is None else f"has {size:,} bytes instead of {shard['bytes']:,}"
+            raise DataError(f"{path} {found}: prepare the data again")
+    try:
+        table = pa.ipc.open_file(pa.memory_map(str(data / f"{split}.arrow"))).read_all()
+    except (OSError, pa.ArrowInvalid) as error:
+        raise DataError(f"{data / f'{split}.arrow'}: {error}") from None
+    columns = {name: "shard" if name == "file" else name for name in _SCHEMA.names}
+    arrays = [
+        table[column] if column in table.column_names else pa.nulls(table.num_rows, _SCHEMA.field(name).type)
+        for name, column in columns.items()
+    ]
+    return Pairs(pa.table(arrays, names=list(columns)), data)
 
 
 def batches(count: int, batch_size: int, seed: int, start: int = 0) -> Iterator[list[tuple[int, int]]]:
-    """Endless batches of (pair, seed of its caption choice) from batch `start` on; an epoch's last few are left out.
+    """Endless batches of (pair, seed of its choices) from batch `start` on; an epoch's last few are left out.
 
     The same `seed` gives the same batches wherever they start, which is what lets a run resume exactly.
     """
@@ -73,25 +194,94 @@ def batches(count: int, batch_size: int, seed: int, start: int = 0) -> Iterator[
             step += 1
 
 
+@dataclass(frozen=True)
+class Sample:
+    """A picture as the model wants it, uint8 (H, W, 3), and the captions and negatives chosen for this step.
+
+    `said` has an int64 digest of each of these texts, `known` of every caption of the picture, `group` of the picture:
+    from these a batch finds captions that are true of more than one of its pictures.
+    """
+
+    pixels: NDArray[np.uint8]
+    captions: list[str]
+    negatives: list[str]
+    said: list[int]
+    known: list[int]
+    group: int
+    teacher_pixels: NDArray[np.float32] | None = None
+
+
 class PairDataset:
-    """A map-style dataset: (pair, caption seed) -> (uint8 pixels (H, W, 3), one of its captions)."""
+    """A map-style dataset: (pair, seed) -> Sample.
 
-    def __init__(self, pairs: list[Pair], preprocess: Preprocess) -> None:
-        self.pairs = pairs
-        self.preprocess = preprocess
+    `crop` is the smallest share of a picture's area that a random crop keeps (1: none). Captions are chosen alike
+    (`by_length` false), or a language first and then a caption in proportion to its length: a long one says more.
+    """
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[NDArray[np.uint8], str]:
-        pair = self.pairs[key[0]]
-        caption = random.Random(key[1]).choice(pair.captions)
-        return load_pixels(pair.image, self.preprocess), caption
+    def __init__(
+        self,
+        pairs: Sequence[Pair],
+        preprocess: Preprocess,
+        *,
+        captions: int = 1,
+        negatives: int = 0,
+        by_length: bool = False,
+        crop: float = 1.0,
+        teacher: Preprocess | None = None,
+    ) -> None:
+        self.pairs, self.preprocess, self.teacher = pairs, preprocess, teacher
+        self.captions, self.negatives, self.by_length, self.crop = captions, negatives, by_length, crop
+
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
+        pair, rng = self.pairs[key[0]], random.Random(key[1])
+        captions = [self._choose(pair, rng) for _ in range(self.captions)]
+        # A pair that has no negative of its own fills its place with its caption, which nobody counts as false of it.
+        negatives = [rng.choice(pair.negatives or captions) for _ in range(self.negatives)]
+        data = pair.read()
+        side = max(min(self.preprocess.size), min(self.teacher.size) if self.teacher else 0)
+        image = _open(pair, data, side)
+        return Sample(
+            pixels=np.asarray(self.preprocess.resize(self._crop(image, rng)), dtype=np.uint8),
+            captions=captions,
+            negatives=negatives,
+            said=[_text_digest(text) for text in captions + negatives],
+            known=[_text_digest(text) for text in pair.captions],
+            group=_digest(pair.group.encode() or data),
+            teacher_pixels=self.teacher(image) if self.teacher else None,
+        )
+
+    def _choose(self, pair: Pair, rng: random.Random) -> str:
+        if not self.by_length:
+            return rng.choice(pair.captions)
+        language = rng.choice(sorted(set(pair.languages)))
+        texts = [text for text, spoken in zip(pair.captions, pair.languages, strict=True) if spoken == language]
+        return rng.choices(texts, [len(text) + 1 for text in texts])[0]
+
+    def _crop(self, image: Image.Image, rng: random.Random) -> Image.Image:
+        if self.crop >= 1:
+            return image
+        side = rng.uniform(self.crop, 1) ** 0.5
+        width, height = max(1, round(image.width * side)), max(1, round(image.height * side))
+        left, top = rng.randint(0, image.width - width), rng.randint(0, image.height - height)
+        return image.crop((left, top, left + width, top + height))
 
 
-def load_pixels(path: Path, preprocess: Preprocess) -> NDArray[np.uint8]:
+def _text_digest(text: str) -> int:
+    return _digest(text.strip().casefold().encode("utf-8", "replace"))
+
+
+def _digest(data: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little", signed=True)
+
+
+def load_pixels(image: Pair | Path, preprocess: Preprocess) -> NDArray[np.uint8]:
     """A picture resized as the model wants it, uint8 (H, W, 3). Raises DataError naming the file."""
+    pair = image if isinstance(image, Pair) else Pair(image, (), ())
+    return np.asarray(preprocess.resize(_open(pair, pair.read(), min(preprocess.size))), dtype=np.uint8)
+
+
+def _open(pair: Pair, data: bytes, side: int) -> Image.Image:
     try:
-        decoded = open_image(path.read_bytes(), min(preprocess.size))
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror}") from None
+        return open_image(data, side).image
     except ImageError as error:
-        raise DataError(f"{path}: {error}") from None
-    return np.asarray(preprocess.resize(decoded.image), dtype=np.uint8)
+        raise DataError(f"{pair.image}{'' if pair.offset is None else f' at {pair.offset}'}: {error}") from None

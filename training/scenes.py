@@ -13,7 +13,7 @@ import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
@@ -195,21 +195,82 @@ def describe(scene: Scene, language: str) -> list[str]:
     return _describe_en(scene) if language == "en" else _describe_zh(scene)
 
 
-def mention(scene: Scene, language: str) -> str:
-    """A short caption that leaves most out, the way people type: it fits many scenes."""
-    thing = scene.things[0]
-    colour, shape = COLOURS[thing.colour][0], SHAPES[thing.shape]
+def mentions(scene: Scene, language: str) -> list[str]:
+    """Every short caption of these forms that is true of the scene, the way people type: each fits many scenes."""
+    short = [text for thing in scene.things for text in _mention_thing(scene, thing, language)]
+    if len(scene.things) == 2:
+        short += _mention_both(scene, language)
+    return list(dict.fromkeys(short))
+
+
+def _mention_thing(scene: Scene, thing: Thing, language: str) -> list[str]:
+    colour, shape, ground = COLOURS[thing.colour][0], SHAPES[thing.shape], BACKGROUNDS[scene.background][0]
+    if language == "zh":  # which has no plural: a short caption without a number is true of one and of several
+        named = f"{colour.zh}{shape.zh}"
+        counted = [f"{NUMBERS[scene.count].zh}{w}" for w in (named, shape.zh)] if scene.count > 1 else [f"一个{named}"]
+        return [*counted, named, shape.zh, f"{ground.zh}背景上的{named}"]
     if scene.count > 1:
-        number = NUMBERS[scene.count]
-        return f"{number.en} {colour.en} {shape.plural}" if language == "en" else f"{number.zh}{colour.zh}{shape.zh}"
-    if len(scene.things) == 1:
-        return f"{_article(colour.en)} {shape.en}" if language == "en" else f"{colour.zh}{shape.zh}"
-    other = scene.things[1]
-    relation = RELATIONS[scene.place]
-    other_colour, other_shape = COLOURS[other.colour][0], SHAPES[other.shape]
-    if language == "en":
-        return f"{_article(colour.en)} {shape.en} {relation.en} {_article(other_colour.en)} {other_shape.en}"
-    return f"{colour.zh}{shape.zh}在{other_colour.zh}{other_shape.zh}{relation.zh}"
+        number, named = NUMBERS[scene.count].en, f"{colour.en} {shape.plural}"
+        return [f"{number} {named}", f"{number} {shape.plural}", named, f"{named} on a {ground.en} background"]
+    named = f"{colour.en} {shape.en}"
+    return [_article(named), named, _article(shape.en), f"{_article(named)} on a {ground.en} background"]
+
+
+def _mention_both(scene: Scene, language: str) -> list[str]:
+    pairs = [(scene.things, scene.place)]
+    if inverse := _INVERSE.get(scene.place):
+        pairs.append((scene.things[::-1], inverse))
+    texts = []
+    for (one, other), place in pairs:
+        a, b = ((COLOURS[t.colour][0], SHAPES[t.shape]) for t in (one, other))
+        if language == "zh":
+            first, second = (f"{colour.zh}{shape.zh}" for colour, shape in (a, b))
+            texts += [f"{first}在{second}{RELATIONS[place].zh}", f"{first}和{second}"]
+        else:
+            first, second = (_article(f"{colour.en} {shape.en}") for colour, shape in (a, b))
+            texts += [f"{first} {RELATIONS[place].en} {second}", f"{first} and {second}"]
+    return texts
+
+
+def mislead(scene: Scene, language: str, rng: random.Random) -> list[str]:
+    """Captions that are false of the scene in one respect alone: a long or a short one for each respect.
+
+    Made from the scene with that respect changed, minus what is true of the scene itself. None shows an unseen pairing
+    or describes a test scene.
+    """
+    true = {*describe(scene, language), *mentions(scene, language)}
+    texts = []
+    for other in _altered(scene, rng):
+        if other.split != "train":
+            continue
+        long = [text for text in describe(other, language) if text not in true]
+        short = [text for text in mentions(other, language) if text not in true]
+        texts.append(rng.choice(rng.choice([part for part in (long, short) if part])))
+    return texts
+
+
+def _altered(scene: Scene, rng: random.Random) -> Iterator[Scene]:
+    """The scene with one respect changed, one scene a respect."""
+    things, place = scene.things, scene.place
+    changed = rng.randrange(len(things))
+
+    def with_thing(**respects: str) -> Scene:
+        new = replace(things[changed], **respects)
+        return replace(scene, things=tuple(new if i == changed else t for i, t in enumerate(things)))
+
+    yield with_thing(shape=rng.choice([shape for shape in SHAPES if shape != things[changed].shape]))
+    colours = [c for c in COLOURS if c not in (scene.background, *(thing.colour for thing in things))]
+    yield with_thing(colour=rng.choice(colours))
+    if len(things) == 2:
+        one, other = things
+        yield replace(scene, things=(other, one))  # the relation turned round
+        if one.colour != other.colour:
+            yield replace(scene, things=(replace(one, colour=other.colour), replace(other, colour=one.colour)))
+    else:
+        places = LAYOUTS if scene.count > 1 else POSITIONS
+        yield replace(scene, place=rng.choice([name for name in places if name != place]))
+        if scene.count > 1:
+            yield replace(scene, count=rng.choice([number for number in NUMBERS if number != scene.count]))
 
 
 def _article(words: str) -> str:
@@ -431,7 +492,8 @@ def write_scenes(
     """Write `count` scenes as JPEG under `out/images` and `out/captions.jsonl`, a table the indexer and training read.
 
     Each row has `image`, `caption` (a list) and `language` (one for each caption), and what the scene shows as
-    metadata. Training rows end with a short caption a language. Returns the table's path; it is written last.
+    metadata. Training rows also have all their `mentions`, so that training can tell which captions
+    are true of several pictures. Returns the table's path; it is written last.
     """
     for name, value, allowed in [("split", [split], SPLITS), ("language", languages, LANGUAGES)]:
         if wrong := [v for v in value if v not in allowed]:
@@ -481,12 +543,17 @@ def _chunk_sizes(count: int) -> Iterator[int]:
 def _row(image: str, scene: Scene, split: str, languages: Sequence[str]) -> dict[str, object]:
     captions = [(text, lang) for lang in languages for text in describe(scene, lang)]
     if split == "train":
-        captions += [(mention(scene, lang), lang) for lang in languages]
+        captions += [(text, lang) for lang in languages for text in mentions(scene, lang)]
     first = scene.things[0]
+    negatives = {}
+    if split == "train":
+        rng = random.Random(f"{image}/{scene.key}")
+        negatives = {"negatives": [text for lang in languages for text in mislead(scene, lang, rng)]}
     return {
         "image": image,
         "caption": [text for text, _ in captions],
         "language": [lang for _, lang in captions],
+        **negatives,
         "shape": first.shape,
         "colour": first.colour,
         "count": scene.count * len(scene.things),

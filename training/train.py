@@ -1,10 +1,8 @@
-"""Train a dual encoder from scratch: symmetric InfoNCE with a learned temperature. Reads top to bottom."""
+"""Train a dual encoder, from scratch or from another, alone or in several processes. Reads top to bottom."""
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,20 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dual_encoder.preprocess import Preprocess
-from dual_encoder.text_tower import encode_text, is_cuttable
+from training.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
 from training.config import TrainConfig
-from training.objectives import info_nce
+from training.distributed import Processes, join, leave
+from training.model import Student, TrainingError, merged, new_student, parameter_groups, save_model, set_training
 from training.pairs import PairDataset, batches, read_pairs
+from training.step import Collate, Step
 
 if TYPE_CHECKING:
     import torch
 
-CHECKPOINT = "checkpoint.pt"
-
-
-class TrainingError(Exception):
-    """A run that cannot start or go on; the message says what to try."""
+__all__ = ["Progress", "TrainingError", "train"]
 
 
 @dataclass(frozen=True)
@@ -36,167 +31,160 @@ class Progress:
     step: int
     steps: int
     loss: float
+    losses: dict[str, float]
     temperature: float
     pairs_per_second: float
     seconds_left: float
+    validation: dict[str, float] | None = None
 
 
 def train(config: TrainConfig, on_progress: Callable[[Progress], None] | None = None) -> Path:
     """Run, or resume, what the config says; returns the directory of the trained model, which open_clip loads.
 
     A killed run continues from its last checkpoint with the same batches, and on a CPU ends bit for bit where an
-    uninterrupted one does. Raises TrainingError, DataError, ConfigError.
+    uninterrupted one does. Under torchrun the processes share each batch, and train as one process with the whole of it
+    would. Raises TrainingError, DataError, ConfigError.
     """
     import torch
-    from torch.utils.data import DataLoader
 
-    device = _device(config.device)
+    device_type = ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
+    processes = join(torch.device(device_type).type)
+    try:
+        return _train(config, processes, torch.device(_device(device_type, processes)), on_progress)
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise TrainingError(_out_of_memory(config, str(error))) from None
+    except RuntimeError as error:  # what the CPU allocator raises
+        if "can't allocate memory" not in str(error) and "out of memory" not in str(error):
+            raise
+        raise TrainingError(_out_of_memory(config, str(error))) from None
+    finally:
+        leave()
+
+
+def _train(
+    config: TrainConfig, processes: Processes, device: torch.device, on_progress: Callable[[Progress], None] | None
+) -> Path:
+    import torch
+    from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+    if config.batch_size % processes.size:
+        raise TrainingError(f"batch_size {config.batch_size} does not divide among {processes.size} processes")
     torch.manual_seed(config.seed)
-    architecture, preprocess = _architecture(config.model)
-    model = _new_model(architecture).to(device, memory_format=torch.channels_last)
-    tokenizer = _tokenizer(architecture)
-    optimiser = torch.optim.AdamW(
-        _parameter_groups(model, config.weight_decay), lr=config.learning_rate, betas=(0.9, 0.98)
-    )
+    student = new_student(config)
+    model = student.model.to(device, memory_format=torch.channels_last)
+    teacher = _teacher(config, device)
+    try:
+        step = Step(config, model, student.preprocess, student.tokenizer, processes, device, teacher)
+    except ValueError as error:
+        raise TrainingError(f"objectives: {error}") from None
+    groups = parameter_groups(model, config.learning_rate, config.weight_decay, config.layer_decay)
+    if step.head is not None:
+        parameters = list(step.head.parameters())
+        groups.append({"params": parameters, "weight_decay": config.weight_decay, "scale": 1.0})
+    optimiser = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98), fused=device.type == "cuda")
+    average: Any = None
+    if config.ema:
+        average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True)  # type: ignore[no-untyped-call]
 
     config.out.mkdir(parents=True, exist_ok=True)
     checkpoint = config.out / CHECKPOINT
-    step = _restore(checkpoint, model, optimiser, architecture) if checkpoint.exists() else 0
+    parts = {"model": model, "optimiser": optimiser, "head": step.head, "average": average}
+    done = _restore(checkpoint, student, parts) if checkpoint.exists() else 0
+    leader = processes.rank == 0
+    board = _board(config.out, done) if leader else None
 
-    pairs = read_pairs(config.data)
-    loader: DataLoader[Any] = DataLoader(
-        PairDataset(pairs, preprocess),  # type: ignore[arg-type]
-        batch_sampler=batches(len(pairs), config.batch_size, config.seed, start=step),
-        collate_fn=_collate,
-        num_workers=config.workers,
-        prefetch_factor=2 if config.workers else None,
-        pin_memory=device.type == "cuda",
-    )
-    mean = torch.tensor(preprocess.mean, device=device).view(1, 3, 1, 1) * 255
-    std = torch.tensor(preprocess.std, device=device).view(1, 3, 1, 1) * 255
-
-    model.train()
-    losses: list[float] = []
-    began, since = time.monotonic(), step
-    stream = iter(loader)
-    while step < config.steps:
-        pixels, captions = next(stream)
+    stream = iter(_loader(config, processes, student, teacher, device, start=done))
+    validate = _validation(config, student, device) if leader and config.validation else None
+    set_training(model)
+    values: list[dict[str, float]] = []
+    began, since, clamped = time.monotonic(), done, 0
+    while done < config.steps:
+        rate = _schedule(done, config.warmup_steps, config.steps)
         for group in optimiser.param_groups:
-            group["lr"] = config.learning_rate * _schedule(step, config.warmup_steps, config.steps)
-        pixels = pixels.to(device, non_blocking=True).permute(0, 3, 1, 2)
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            images = model.encode_image((pixels - mean) / std)
-            texts = _encode_captions(model, tokenizer(captions).to(device))
-        unit = torch.nn.functional.normalize
-        loss = info_nce(unit(images.float(), dim=-1), unit(texts.float(), dim=-1), model.logit_scale.exp())
-        if not torch.isfinite(loss):
-            raise TrainingError(
-                f"the loss became {loss.item()} at step {step}: lower learning_rate ({config.learning_rate:g}), "
-                f"raise warmup_steps ({config.warmup_steps}) or use precision fp32; {checkpoint} is the last good state"
-            )
+            group["lr"] = config.learning_rate * group["scale"] * rate
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clip)
+        found = step(next(stream), done)
+        loss = sum(weight * found[name] for name, weight in config.objectives.items())
+        norm = torch.nn.utils.clip_grad_norm_(step.parameters(), config.gradient_clip)
+        if not (math.isfinite(loss) and torch.isfinite(norm)):
+            raise TrainingError(_diverged(config, done, loss, checkpoint))
         optimiser.step()
         with torch.no_grad():
             model.logit_scale.clamp_(0, math.log(config.max_logit_scale))
-        step += 1
-        losses.append(loss.item())
-        if on_progress and (step % config.log_every == 0 or step == config.steps):
-            rate = (step - since) / (time.monotonic() - began)
-            temperature = 1 / model.logit_scale.exp().item()
-            left = (config.steps - step) / rate
-            on_progress(
-                Progress(step, config.steps, float(np.mean(losses)), temperature, rate * config.batch_size, left)
-            )
-            losses.clear()
-        if step % config.checkpoint_every == 0 or step == config.steps:
-            _save(checkpoint, {"step": step, "architecture": architecture, "model": model.state_dict(),
-                               "optimiser": optimiser.state_dict()})  # fmt: skip
-    return save_model(model, architecture, preprocess, config.out / "model")
+        if average is not None:
+            average.update_parameters(model)
+        scale = float(model.logit_scale.detach().exp())
+        clamped = clamped + 1 if scale > 0.99 * config.max_logit_scale else 0
+        if config.clamp_patience and clamped > config.clamp_patience:
+            raise TrainingError(_at_the_clamp(config, done, checkpoint))
+        done += 1
+        values.append({"loss": loss, **found})
+
+        last = done == config.steps
+        if leader and (done % config.checkpoint_every == 0 or last):
+            state = {name: part.state_dict() for name, part in parts.items() if part is not None}
+            save_checkpoint(checkpoint, {"step": done, "architecture": student.architecture, **state})
+        judged = None
+        if validate and (done % config.validate_every == 0 or last):
+            judged = validate(average.module if average is not None else model)
+            set_training(model)
+        if leader and (done % config.log_every == 0 or last or judged):
+            mean = {name: float(np.mean([v[name] for v in values])) for name in values[0]}
+            speed = (done - since) / (time.monotonic() - began)
+            shown = Progress(
+                done, config.steps, mean.pop("loss"), mean, 1 / scale, speed * config.batch_size,
+                (config.steps - done) / speed, judged,
+            )  # fmt: skip
+            _log(board, shown, float(norm), optimiser.param_groups[0]["lr"])
+            if on_progress:
+                on_progress(shown)
+            values.clear()
+    if board:
+        board.close()
+    if not leader:
+        return config.out / "model"
+    best = average.module if average is not None else model
+    return save_model(merged(best), student.architecture, student.preprocess, student.tokenizer, config.out / "model")
 
 
-def save_model(model: Any, architecture: dict[str, Any], preprocess: Preprocess, out: Path) -> Path:
-    """Write `open_clip_config.json` and `open_clip_model.safetensors` (fp16), what open_clip loads by `local-dir:`."""
-    import torch
-    from safetensors.torch import save_file
-
-    out.mkdir(parents=True, exist_ok=True)
-    weights = {
-        name: value.detach().to("cpu", torch.float16 if value.is_floating_point() else value.dtype).contiguous()
-        for name, value in model.state_dict().items()
-    }
-    save_file(weights, out / "open_clip_model.safetensors", metadata={"format": "pt"})
-    config = {"model_cfg": architecture, "preprocess_cfg": {**preprocess.to_config(), "mode": "RGB"}}
-    (out / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
-    return out
+def _device(device_type: str, processes: Processes) -> str:
+    return f"cuda:{processes.local_rank}" if device_type == "cuda" and processes.size > 1 else device_type
 
 
-def _device(name: str) -> torch.device:
-    import torch
+def _teacher(config: TrainConfig, device: torch.device) -> Any:
+    if "distillation" not in config.objectives or not config.teacher:
+        return None
+    from dual_encoder import load_encoder
+    from dual_encoder.errors import ModelError
 
-    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
-
-
-def _architecture(name: str) -> tuple[dict[str, Any], Preprocess]:
-    """The open_clip config of a name or of a JSON file, and the preprocessing that goes with it."""
-    import open_clip
-    from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
-
-    if name.endswith(".json"):
-        if not Path(name).is_file():
-            raise TrainingError(f"model: no such file {name}")
-        architecture = json.loads(Path(name).read_text("utf-8"))
-    else:
-        architecture = open_clip.get_model_config(name)
-        if architecture is None:
-            raise TrainingError(f"model: open_clip knows no architecture {name!r}")
-    size = architecture["vision_cfg"].get("image_size", 224)
-    defaults = {"size": size, "mean": OPENAI_DATASET_MEAN, "std": OPENAI_DATASET_STD}
-    return architecture, Preprocess.from_config(defaults)
+    try:
+        return load_encoder(config.teacher, device=device.type)
+    except ModelError as error:
+        raise TrainingError(f"teacher: {error}") from None
 
 
-def _new_model(architecture: dict[str, Any]) -> Any:
-    from open_clip.model import CLIP, CustomTextCLIP
+def _loader(
+    config: TrainConfig, processes: Processes, student: Student, teacher: Any, device: torch.device, start: int
+) -> Any:
+    from torch.utils.data import DataLoader
 
-    options = dict(architecture)
-    custom = options.pop("custom_text", False) or "hf_model_name" in options["text_cfg"]
-    return (CustomTextCLIP if custom else CLIP)(**options)
-
-
-def _tokenizer(architecture: dict[str, Any]) -> Any:
-    from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
-
-    text = architecture["text_cfg"]
-    length = text.get("context_length", 77)
-    if name := text.get("hf_tokenizer_name"):
-        return HFTokenizer(name, context_length=length, **text.get("tokenizer_kwargs", {}))
-    return SimpleTokenizer(context_length=length)
-
-
-def _encode_captions(model: Any, tokens: torch.Tensor) -> torch.Tensor:
-    """Features of a batch of texts; long and short ones are encoded apart, so that short ones cost what they should."""
-    if not is_cuttable(model):
-        return model.encode_text(tokens)  # type: ignore[no-any-return]
-    import torch
-
-    lengths = (tokens != 0).sum(1)
-    order = lengths.argsort()
-    parts = [encode_text(model, tokens[rows, : int(lengths[rows[-1]])]) for rows in order.chunk(4)]
-    return torch.cat(parts)[order.argsort()]
-
-
-def _collate(items: list[tuple[Any, str]]) -> tuple[torch.Tensor, list[str]]:
-    import torch
-
-    return torch.from_numpy(np.stack([pixels for pixels, _ in items])), [caption for _, caption in items]
-
-
-def _parameter_groups(model: Any, weight_decay: float) -> list[dict[str, Any]]:
-    # Gains, biases, the temperature and embeddings are not decayed, as CLIP does.
-    decayed = [p for n, p in model.named_parameters() if p.ndim >= 2 and "embedding" not in n]
-    others = [p for n, p in model.named_parameters() if p.ndim < 2 or "embedding" in n]
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    pairs = read_pairs(config.data)
+    share = processes.share(config.batch_size)
+    dataset = PairDataset(
+        pairs, student.preprocess, captions=config.captions_per_image, negatives=config.negatives_per_image,
+        by_length=config.caption_choice == "length", crop=config.crop, teacher=teacher.preprocess if teacher else None,
+    )  # fmt: skip
+    order: Any = (batch[share] for batch in batches(len(pairs), config.batch_size, config.seed, start))
+    return DataLoader(
+        dataset,  # type: ignore[arg-type]
+        batch_sampler=order,
+        collate_fn=Collate(student.tokenizer),
+        num_workers=config.workers,
+        prefetch_factor=4 if config.workers else None,
+        pin_memory=device.type == "cuda",
+        # Not forked: torch's threads do not survive it.
+        multiprocessing_context="spawn" if config.workers else None,
+    )
 
 
 def _schedule(step: int, warmup: int, steps: int) -> float:
@@ -206,28 +194,73 @@ def _schedule(step: int, warmup: int, steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
-def _save(path: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint so that a crash or a full disk leaves the last good one."""
-    import torch
-
-    unfinished = path.with_suffix(".tmp")
+def _restore(path: Path, student: Student, parts: dict[str, Any]) -> int:
+    state = load_checkpoint(path, student.architecture)
     try:
-        with unfinished.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        unfinished.unlink(missing_ok=True)
-        raise TrainingError(f"could not write {path}: {error.strerror}; the last good checkpoint is kept") from None
-    unfinished.replace(path)
-
-
-def _restore(path: Path, model: Any, optimiser: Any, architecture: dict[str, Any]) -> int:
-    import torch
-
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    if state["architecture"] != architecture:
-        raise TrainingError(f"{path} is a checkpoint of another architecture: choose another `out` or remove it")
-    model.load_state_dict(state["model"])
-    optimiser.load_state_dict(state["optimiser"])
+        for name, part in parts.items():
+            if part is not None:
+                part.load_state_dict(state[name])
+    except (KeyError, ValueError, RuntimeError):
+        raise TrainingError(
+            f"{path} was written with other objectives, locks, LoRA or EMA: choose another `out` or remove it"
+        ) from None
     return int(state["step"])
+
+
+def _validation(config: TrainConfig, student: Student, device: torch.device) -> Callable[[Any], dict[str, float]]:
+    from training.evaluation import evaluate
+    from training.live import LiveEncoder
+
+    def validate(model: Any) -> dict[str, float]:
+        model.eval()
+        encoder = LiveEncoder(model, student.preprocess, student.tokenizer, student.architecture["embed_dim"], device)
+        figures = evaluate(encoder, config.validation, split="val")  # type: ignore[arg-type]
+        return {f"{way} recall@1": figures[way]["recall@1"] for way in ("text_to_image", "image_to_text")}
+
+    return validate
+
+
+def _board(out: Path, step: int) -> Any:
+    """TensorBoard, where it is installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(out / "tensorboard"), purge_step=step)
+
+
+def _log(board: Any, shown: Progress, norm: float, rate: float) -> None:
+    if board is None:
+        return
+    scalars = {
+        "loss": shown.loss, **{f"objective/{name}": value for name, value in shown.losses.items()},
+        "temperature": shown.temperature, "gradient norm": norm, "learning rate": rate,
+        "pairs a second": shown.pairs_per_second,
+        **{f"validation/{name}": value for name, value in (shown.validation or {}).items()},
+    }  # fmt: skip
+    for name, value in scalars.items():
+        board.add_scalar(name, value, shown.step)
+    board.flush()
+
+
+def _diverged(config: TrainConfig, step: int, loss: float, checkpoint: Path) -> str:
+    return (
+        f"the loss became {loss} at step {step}: lower learning_rate ({config.learning_rate:g}), raise warmup_steps "
+        f"({config.warmup_steps}) or use precision fp32; {checkpoint} is the last good state"
+    )
+
+
+def _at_the_clamp(config: TrainConfig, step: int, checkpoint: Path) -> str:
+    return (
+        f"the temperature has been at its clamp (1/{config.max_logit_scale:g}) for {config.clamp_patience} steps at "
+        f"step {step}: lower learning_rate ({config.learning_rate:g}), look for pairs that are many times in the data, "
+        f"raise max_logit_scale, or set clamp_patience: 0 to let it; {checkpoint} is the last state"
+    )
+
+
+def _out_of_memory(config: TrainConfig, detail: str) -> str:
+    now = config.micro_batch or config.batch_size
+    return (
+        f"out of memory: set micro_batch below {now} (the loss stays that of the whole batch), or "
+        f"grad_checkpointing: true; ({detail.splitlines()[0][:160] if detail else 'no detail'})"
+    )

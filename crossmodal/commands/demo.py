@@ -9,7 +9,7 @@ import typer
 
 
 def demo(
-    corpus: Annotated[Path | None, typer.Option(help="A folder or table of your own; else scenes are drawn.")] = None,
+    corpus: Annotated[str | None, typer.Option(help="A folder or table of your own; else scenes are drawn.")] = None,
     model: Annotated[str, typer.Option(help="Model reference.")] = "tiny",
     port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 8000,
     folder: Annotated[Path, typer.Option(help="Where scenes and index are kept.")] = Path(".demo"),
@@ -20,12 +20,11 @@ def demo(
     from crossmodal.commands.index import build
     from crossmodal.commands.serve import serve
 
-    source, index = corpus, folder / ("corpus-index" if corpus else "index")
-    if source is None:
-        source = folder / "scenes" / "captions.jsonl"
-        if not source.is_file():
-            scenes(out=source.parent, count=count, seed=7, split="test")
+    index = folder / ("corpus-index" if corpus else "index")
+    drawn = folder / "scenes" / "captions.jsonl"
+    if corpus is None and not drawn.is_file():
+        scenes(out=drawn.parent, count=count, seed=7, split="test")
     if corpus or not (index / "CURRENT").is_file():
-        build(source, out=index, model=model)
+        build(corpus or str(drawn), out=index, model=model)
     typer.echo(f"open http://127.0.0.1:{port}/ and type: a red star, four blue circles, 红色心形", err=True)
     serve(index, port=port)

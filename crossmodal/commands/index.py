@@ -15,10 +15,13 @@ _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 @app.command()
 def build(
-    source: Annotated[Path, typer.Argument(help="A folder, a table (CSV, TSV, JSONL, Parquet) or .tar shards.")],
+    source: Annotated[
+        str,
+        typer.Argument(help="A folder, a table (CSV, TSV, JSONL, Parquet) or .tar shards; a path, s3://…, https://…"),
+    ],
     out: Annotated[Path, typer.Option(help="The index directory.")],
     model: Annotated[str, typer.Option(help="tiny, a directory, ARCHITECTURE/TAG, hf-hub:org/name")] = "tiny",
-    captions: Annotated[Path | None, typer.Option(help="A table of `image` and `caption` for a folder.")] = None,
+    captions: Annotated[str | None, typer.Option(help="A table of `image` and `caption` for a folder.")] = None,
     index_type: Annotated[str, typer.Option(help="auto, Flat, HNSW32, HNSW32,SQfp16, …")] = "auto",
     target_recall: Annotated[float, typer.Option(help="recall@10 that HNSW must reach.", min=0, max=1)] = 0.95,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda")] = "auto",

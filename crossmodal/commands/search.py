@@ -40,21 +40,23 @@ def _search(
 ) -> dict[str, Any]:
     """One request through the service's own engine."""
     import asyncio
-    import base64
+    import json
     import time
 
+    from service.answer import answer
     from service.engine import Engine
-    from service.routes.search import answer
     from service.schemas import SearchRequest
     from service.settings import Settings
 
     query: dict[str, Any] = {"text": text}
+    picture = b""
     if image is not None:
-        query = {"image": {"base64": base64.b64encode(image.read_bytes()).decode()}}
+        picture = image.read_bytes()
+        query = {"image": {"base64": ""}}
     wanted = SearchRequest.model_validate({"query": query, "k": k, "exact": exact})
-    engine = Engine(Settings(index=index, model=model))
+    engine = Engine(Settings(index=index, model=model), lazy=True)
     try:
-        result = asyncio.run(answer(engine, target, wanted, time.perf_counter()))  # type: ignore[arg-type]
+        found = asyncio.run(answer(engine, target, wanted, time.perf_counter(), picture))  # type: ignore[arg-type]
     finally:
         engine.close()
-    return result.model_dump(mode="json", exclude_none=True)
+    return json.loads(found)  # type: ignore[no-any-return]

@@ -12,19 +12,18 @@ def serve(
     index: Annotated[Path, typer.Argument(help="The index directory.")],
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 8000,
-    workers: Annotated[int, typer.Option(help="Processes.", min=1)] = 1,
+    workers: Annotated[int | None, typer.Option(help="Processes, which share the cores.", min=1)] = None,
     model: Annotated[str | None, typer.Option(help="Model reference; the snapshot's own when not given.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda")] = None,
     runtime: Annotated[str | None, typer.Option(help="auto, openvino, torch")] = None,
     precision: Annotated[str | None, typer.Option(help="auto, bf16, fp32")] = None,
 ) -> None:
     """Serve an index over REST, with a web page at /. Everything else is set by CROSSMODAL_… variables."""
-    from service.engine import check
     from service.server import serve as run
     from service.settings import Settings
 
     given: dict[str, Any] = {"model": model, "device": device, "runtime": runtime, "precision": precision}
+    given |= {"workers": workers}
     settings = Settings(index=index, **{name: value for name, value in given.items() if value is not None})
-    check(settings)  # a bad index or model fails here with one line, before any server starts
     typer.echo(f"serving {index} on http://{host}:{port}", err=True)
-    run(settings, host, port, workers)
+    run(settings, host, port)

@@ -2,60 +2,65 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 
 import numpy as np
 from fastapi import APIRouter, Request, Response
+from numpy.typing import NDArray
 
 from service.engine import Engine
+from service.errors import Problem
 from service.intake import from_url
-from service.problems import Problem
-from service.routes.shared import EngineOf, in_time, json_response
-from service.schemas import (
-    Embedding,
-    EmbeddingsAnswer,
-    EmbeddingsRequest,
-    RankAnswer,
-    Ranked,
-    RankRequest,
-    Usage,
-)
+from service.results import dumps
+from service.routes.shared import EngineOf, body_of, in_time, json_of, json_response
+from service.schemas import EmbeddingsAnswer, EmbeddingsRequest, RankAnswer, RankRequest
+
+Vector = NDArray[np.float32]
 
 router = APIRouter(prefix="/v1", tags=["encode"])
 
 
-@router.post("/embeddings", response_model=EmbeddingsAnswer)
-async def embeddings(wanted: EmbeddingsRequest, request: Request, engine: EngineOf) -> Response:
+@router.post("/embeddings", response_model=EmbeddingsAnswer, openapi_extra=body_of(EmbeddingsRequest))
+async def embeddings(request: Request, engine: EngineOf) -> Response:
     """Unit vectors of texts, or of images given as URLs or data: URIs."""
+    wanted = await json_of(request, EmbeddingsRequest)
     if wanted.model not in (None, engine.encoder.reference):
         raise Problem(404, f"there is no model {wanted.model!r} here, only {engine.encoder.reference!r}")
     inputs = [wanted.input] if isinstance(wanted.input, str) else wanted.input
     _check_count(engine, len(inputs), "inputs")
-    used = 0
-    if wanted.modality == "text":
-        if any(len(text) > 10_000 for text in inputs):
-            raise Problem(422, "input: a text has more than the 10,000 characters allowed")
-        used = int((engine.encoder.tokenize(inputs) != 0).sum())
-        vectors = await in_time(engine.encode_texts(inputs), engine)
-    else:
-        files = [await from_url(url, engine.settings) for url in inputs]
-        vectors = await in_time(engine.encode_images(files), engine)
+    if wanted.modality == "text" and any(len(text) > 10_000 for text in inputs):
+        raise Problem(422, "input: a text has more than the 10,000 characters allowed")
+    encode = _texts if wanted.modality == "text" else _pictures
+    vectors, used = await in_time(encode(engine, inputs), engine, request)
     data = [
-        Embedding(
-            index=i,
-            embedding=base64.b64encode(vector.astype("<f4").tobytes()).decode()
+        {
+            "object": "embedding",
+            "index": i,
+            "embedding": base64.b64encode(vector.astype("<f4").tobytes()).decode()
             if wanted.encoding_format == "base64"
-            else vector.tolist(),
-        )
+            else vector,
+        }
         for i, vector in enumerate(vectors)
     ]
-    usage = Usage(prompt_tokens=used, total_tokens=used)
-    return json_response(EmbeddingsAnswer(data=data, model=engine.encoder.reference, usage=usage))
+    usage = {"prompt_tokens": used, "total_tokens": used}
+    return json_response(dumps({"object": "list", "data": data, "model": engine.encoder.reference, "usage": usage}))
 
 
-@router.post("/rank", response_model=RankAnswer)
-async def rank(wanted: RankRequest, engine: EngineOf) -> Response:
+async def _texts(engine: Engine, texts: list[str]) -> tuple[Vector, int]:
+    rows = await engine.queries.tokenize(texts)
+    return await engine.queries.rows(rows), sum(map(len, rows))
+
+
+async def _pictures(engine: Engine, urls: list[str]) -> tuple[Vector, int]:
+    files = await asyncio.gather(*(from_url(url, engine.settings) for url in urls))
+    return await engine.queries.pictures(files), 0
+
+
+@router.post("/rank", response_model=RankAnswer, openapi_extra=body_of(RankRequest))
+async def rank(request: Request, engine: EngineOf) -> Response:
     """How well each candidate fits, as scores and as probabilities at the model's own temperature."""
+    wanted = await json_of(request, RankRequest)
     snapshot = engine.snapshot
     images = wanted.images if wanted.image is None else [wanted.image]
     texts = wanted.texts if wanted.text is None else [wanted.text]
@@ -63,15 +68,15 @@ async def rank(wanted: RankRequest, engine: EngineOf) -> Response:
     assert texts is not None
     _check_count(engine, max(len(images), len(texts)), "candidates")
 
-    image_vectors = await in_time(engine.images_vectors(images, snapshot), engine)
-    text_vectors = await in_time(engine.encode_texts(texts), engine)
+    both = asyncio.gather(engine.images_vectors(images, snapshot), engine.queries.texts(texts))
+    image_vectors, text_vectors = await in_time(both, engine, request)
     scores = (image_vectors @ text_vectors.T).ravel()
     logits = engine.encoder.logit_scale * (scores - scores.max())
     probabilities = np.exp(logits) / np.exp(logits).sum()
     order = np.argsort(-scores, kind="stable")
-    results = [Ranked(index=int(i), score=float(scores[i]), probability=float(probabilities[i])) for i in order]
+    results = [{"index": int(i), "score": float(scores[i]), "probability": float(probabilities[i])} for i in order]
     temperature = 1 / engine.encoder.logit_scale
-    return json_response(RankAnswer(results=results, model=engine.encoder.reference, temperature=temperature))
+    return json_response(dumps({"results": results, "model": engine.encoder.reference, "temperature": temperature}))
 
 
 def _check_count(engine: Engine, count: int, what: str) -> None:

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import mimetypes
-from pathlib import Path
-from typing import Any
 
 from fastapi import APIRouter, Response
 from fastapi.responses import RedirectResponse
 
-from dual_encoder.image import MAX_BYTES
-from service.engine import Engine, row_of
-from service.problems import Problem
+from corpus import files
+from service.engine import row_of
+from service.errors import Problem
 from service.results import image_item
 from service.routes.shared import EngineOf
 from service.schemas import ImageItem
-from vector_index import Snapshot
 
 router = APIRouter(prefix="/v1/images", tags=["pictures"])
 _FOREVER = {"Cache-Control": "public, max-age=86400", "X-Content-Type-Options": "nosniff"}
@@ -46,20 +43,17 @@ async def content(id: str, engine: EngineOf) -> Response:
     row = await engine.in_searcher(lambda: snapshot.images.take([row_of(snapshot.images, id)], columns).to_pylist()[0])
     if row["uri"].startswith(("http://", "https://")):
         return RedirectResponse(row["uri"])
-    data = await engine.in_searcher(lambda: _read(engine, snapshot, row))
+    root = engine.settings.corpus_root or snapshot.manifest.source
+    try:
+        data = await engine.queries.off_loop(lambda: files.read(root, row["uri"], row["offset"], row["length"]))
+    except (OSError, ValueError) as error:
+        raise Problem(404, f"the file {row['uri']!r} cannot be read where it was indexed ({_why(error)})") from None
     media_type = mimetypes.guess_type(row["uri"])[0] or ""
     if not media_type.startswith("image/") or media_type == "image/svg+xml":  # an SVG could carry a script
         media_type = "application/octet-stream"
     return Response(data, media_type=media_type, headers=_FOREVER)
 
 
-def _read(engine: Engine, snapshot: Snapshot, row: dict[str, Any]) -> bytes:
-    root = engine.settings.corpus_root or Path(snapshot.manifest.source)
-    name = row["uri"].rpartition("#")[0] if row["offset"] is not None else row["uri"]
-    path = (root / name).resolve()
-    if not path.is_relative_to(root.resolve()) or not path.is_file():
-        raise Problem(404, f"the file {row['uri']!r} is no longer where it was indexed")
-    with path.open("rb") as file:
-        file.seek(row["offset"] or 0)
-        data: bytes = file.read(row["length"] if row["length"] is not None else MAX_BYTES)
-    return data
+def _why(error: Exception) -> str:
+    """Without the place: that is for the operator alone."""
+    return (error.strerror if isinstance(error, OSError) else str(error)) or type(error).__name__

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from service.engine import Engine
-from service.problems import Problem
+from service.errors import Problem
 from service.routes.shared import EngineOf
 from vector_index import VectorIndexError
 
@@ -41,7 +41,7 @@ async def healthz() -> dict[str, str]:
 async def readyz(engine: EngineOf) -> dict[str, str]:
     """Queries can be answered: the encoder is not stuck at a batch."""
     if engine.stalled:
-        raise Problem(503, f"the encoder has not answered for {engine.batcher.busy_for:.0f} s")
+        raise Problem(503, f"the encoder has not answered for {engine.busy_for:.0f} s")
     return {"status": "ready", "snapshot": engine.snapshot.name}
 
 

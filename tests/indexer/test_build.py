@@ -8,15 +8,20 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import fsspec
 import numpy as np
 import pytest
 from PIL import Image
 
+from corpus import SourceError, files
 from dual_encoder import DualEncoder
-from indexer import SourceError, build_index
+from indexer import build_index
 from vector_index import IndexDirectory, IndexLocked, Snapshot
 
 
@@ -195,3 +200,53 @@ def test_nothing_usable_leaves_the_old_snapshot(tmp_path: Path, encoder: DualEnc
     with pytest.raises(SourceError, match=r"1 rejected.*a\.jpg.*not an image"):
         build_index(bad, index, encoder)
     assert IndexDirectory(index).current() == first
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[Any]:
+    """fsspec's filesystem in memory, empty."""
+    filesystem = fsspec.filesystem("memory")
+    yield filesystem
+    filesystem.store.clear()
+
+
+@pytest.mark.parametrize("kind", ["folder", "table", "shards"])
+def test_a_corpus_elsewhere_can_be_read_again(tmp_path: Path, encoder: DualEncoder, elsewhere: Any, kind: str) -> None:
+    names = [f"{number}.jpg" for number in range(3)]
+    if kind == "shards":
+        out = io.BytesIO()
+        with tarfile.open(fileobj=out, mode="w") as tar:
+            for number, name in enumerate(names):
+                info = tarfile.TarInfo(name)
+                info.size = len(jpeg(number))
+                tar.addfile(info, io.BytesIO(jpeg(number)))
+        elsewhere.pipe("/bucket/c/0.tar", out.getvalue())
+    else:
+        elsewhere.pipe({f"/bucket/c/{name}": jpeg(number) for number, name in enumerate(names)})
+    if kind == "table":
+        elsewhere.pipe("/bucket/c/t.csv", "\n".join(["image", *names]).encode())
+    source = "memory://bucket/c" + ("/t.csv" if kind == "table" else "")
+    assert build_index(source, tmp_path / "index", encoder).images == 3
+    with IndexDirectory(tmp_path / "index").open() as snapshot:
+        assert snapshot.manifest.source == "memory://bucket/c"
+        for number, row in enumerate(snapshot.images.take([0, 1, 2]).to_pylist()):
+            data = files.read(snapshot.manifest.source, row["uri"], row["offset"], row["length"])
+            assert data == jpeg(number)
+
+
+def test_a_changed_file_elsewhere_is_encoded_again(tmp_path: Path, encoder: DualEncoder, elsewhere: Any) -> None:
+    elsewhere.pipe({f"/c/{number:02}.jpg": jpeg(number) for number in range(20)})
+
+    class Stop(Exception):
+        pass
+
+    def stop(_: object) -> None:
+        if len(list((tmp_path / "index" / ".build").glob("part-*.arrow"))) == 2:
+            raise Stop
+
+    with pytest.raises(Stop):
+        build_index("memory://c", tmp_path / "index", encoder, part_size=8, progress=stop)
+    elsewhere.pipe("/c/10.jpg", jpeg(77, (30, 30)))
+    assert build_index("memory://c", tmp_path / "index", encoder, part_size=8).resumed_parts == 1
+    with IndexDirectory(tmp_path / "index").open() as snapshot:
+        assert snapshot.images.take([10]).to_pylist()[0]["width"] == 30

@@ -1,10 +1,12 @@
-"""Batches never mix answers up, fail alone, and a stuck encoder is seen."""
+"""Batches never mix answers up, keep to their budget, fail alone, and drop what nobody waits for."""
 
 from __future__ import annotations
 
 import asyncio
+import random
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 
 import pytest
 from hypothesis import given
@@ -13,35 +15,83 @@ from hypothesis import strategies as st
 from service.batcher import Batcher
 
 
-@given(st.lists(st.tuples(st.integers(0, 1), st.lists(st.integers(0, 50), min_size=1, max_size=5)), max_size=40))
-def test_every_caller_gets_its_own_answers(calls: list[tuple[int, list[int]]]) -> None:
+@pytest.fixture
+def gate() -> Iterator[threading.Event]:
+    event = threading.Event()
+    yield event
+    event.set()  # let no thread of a failed test hang
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 1), st.integers(0, 50), st.integers(1, 9)), max_size=60),
+    st.integers(1, 3),
+)
+def test_every_caller_gets_its_own_answer(calls: list[tuple[int, int, int]], workers: int) -> None:
     def square(items: Sequence[int]) -> list[int]:
         if 13 in items:
             raise ValueError("13")
         return [item * item for item in items]
 
     async def main() -> None:
-        batcher = Batcher()
-        lanes = [batcher.lane(square, 4), batcher.lane(lambda items: [-item for item in items], 3)]
-
-        async def call(lane: int, items: list[int]) -> object:
-            await asyncio.sleep(0)
-            return await lanes[lane](items)
-
-        answers = await asyncio.gather(*(call(*c) for c in calls), return_exceptions=True)
-        for (lane, items), answer in zip(calls, answers, strict=True):
-            if lane == 0 and 13 in items:
+        batcher = Batcher("test", workers)
+        lanes = [batcher.lane("square", square, 8), batcher.lane("minus", lambda items: [-i for i in items], 5)]
+        answers = await asyncio.gather(*(lanes[lane](item, cost) for lane, item, cost in calls), return_exceptions=True)
+        batcher.close()
+        for (lane, item, _), answer in zip(calls, answers, strict=True):
+            if lane == 0 and item == 13:
                 assert isinstance(answer, ValueError)
             else:
-                assert answer == ([-i for i in items] if lane else [i * i for i in items])
+                assert answer == (-item if lane else item * item)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_thousands_of_interleaved_calls_cancellations_and_failures(workers: int) -> None:
+    chance = random.Random(workers)
+    began: list[int] = []
+
+    def work(items: Sequence[int]) -> list[int]:
+        began.extend(items)
+        if chance.random() < 0.1:
+            time.sleep(0.001)
+        if any(item % 97 == 0 for item in items):
+            raise ValueError("one of these")
+        return [item * 7 + 1 for item in items]
+
+    async def main() -> None:
+        batcher = Batcher("test", workers)
+        lanes = [batcher.lane(name, work, budget) for name, budget in (("a", 40), ("b", 7))]
+        outcomes = {"right": 0, "failed": 0, "cancelled": 0}
+
+        async def call(number: int) -> None:
+            for _ in range(chance.randrange(4)):
+                await asyncio.sleep(0)
+            future = lanes[number % 2](number, chance.randrange(1, 9))
+            if chance.random() < 0.2:
+                await asyncio.sleep(0.002 * chance.random())
+                future.cancel()
+            try:
+                assert await future == number * 7 + 1
+                outcomes["right"] += 1
+            except ValueError:
+                assert number % 97 == 0
+                outcomes["failed"] += 1
+            except asyncio.CancelledError:
+                outcomes["cancelled"] += 1
+
+        for start in range(0, 6000, 200):
+            await asyncio.gather(*map(call, range(start, start + 200)))
+        assert sum(outcomes.values()) == 6000
+        assert min(outcomes.values()) > 20
+        assert batcher.waiting == 0
         batcher.close()
 
     asyncio.run(main())
 
 
-def test_what_waits_becomes_one_batch_and_what_left_is_dropped() -> None:
+def test_what_waits_becomes_the_next_batch_within_the_budget_and_what_left_is_dropped(gate: threading.Event) -> None:
     batches: list[list[int]] = []
-    gate = threading.Event()
 
     def work(items: Sequence[int]) -> list[int]:
         batches.append(list(items))
@@ -50,57 +100,69 @@ def test_what_waits_becomes_one_batch_and_what_left_is_dropped() -> None:
         return list(items)
 
     async def main() -> None:
-        batcher = Batcher()
-        submit = batcher.lane(work, 8)
-        first = asyncio.ensure_future(submit([0]))
+        batcher = Batcher("test")
+        submit = batcher.lane("one", work, 10)
+        first = submit(0, 1)
         while not batches:
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.001)
         assert batcher.busy_for > 0
-        others = [asyncio.ensure_future(submit([n])) for n in range(1, 6)]
+        others = [submit(item, cost) for item, cost in ((1, 4), (2, 4), (3, 1), (4, 20), (5, 9), (6, 2))]
         others[2].cancel()
         await asyncio.sleep(0.01)
-        assert batcher.waiting == 5
         gate.set()
-        await first
-        results = await asyncio.gather(*others, return_exceptions=True)
-        assert batches == [[0], [1, 2, 4, 5]]
-        assert isinstance(results[2], asyncio.CancelledError)
+        await asyncio.gather(first, *others, return_exceptions=True)
+        assert batches == [[0], [1, 2], [4], [5], [6]]  # 4 alone is over the budget, and still has its turn
         assert batcher.busy_for == 0
         batcher.close()
 
     asyncio.run(main())
 
 
-def test_readiness_tells_of_a_stuck_encoder(index: object) -> None:
-    from fastapi.testclient import TestClient
+def test_idle_workers_share_a_burst(gate: threading.Event) -> None:
+    batches: list[int] = []
+    both = threading.Barrier(2, timeout=10)
 
-    from service.app import create_app
-    from service.settings import Settings
+    def work(items: Sequence[int]) -> list[int]:
+        batches.append(len(items))
+        both.wait()
+        return list(items)
 
-    app = create_app(Settings(index=index, stall_timeout=0.2, request_timeout=0.5))  # type: ignore[arg-type]
-    with TestClient(app) as client:
-        engine, gate = app.state.engine, threading.Event()
-        encode = engine.encoder.encode_tokens
-        engine.encoder.encode_tokens = lambda tokens: (gate.wait(10), encode(tokens))[1]
-        assert client.get("/readyz").status_code == 200
-        assert client.get("/v1/search/images?text=x").status_code == 503
-        assert client.get("/readyz").status_code == 503
-        assert client.get("/healthz").status_code == 200
-        gate.set()
-        for _ in range(100):
-            if client.get("/readyz").status_code == 200:
-                break
-        assert client.get("/v1/search/images?text=x").status_code == 200
-
-
-def test_an_error_reaches_its_caller_alone() -> None:
     async def main() -> None:
-        batcher = Batcher()
-        submit = batcher.lane(lambda items: [1 // item for item in items], 8)
-        good, bad = asyncio.ensure_future(submit([1])), asyncio.ensure_future(submit([0]))
-        with pytest.raises(ZeroDivisionError):
-            await bad
-        assert await good == [1]
+        batcher = Batcher("test", 2)
+        submit = batcher.lane("one", work, 100)
+        assert await asyncio.gather(*(submit(item, 3) for item in range(10))) == list(range(10))
         batcher.close()
 
     asyncio.run(main())
+    assert batches == [5, 5]
+
+
+def test_a_waiting_lane_is_not_starved_by_a_busy_one() -> None:
+    order: list[str] = []
+
+    async def main() -> None:
+        batcher = Batcher("test")
+        lanes = {
+            name: batcher.lane(name, lambda items, name=name: (order.append(name), list(items))[1], 1)  # type: ignore[misc]
+            for name in "ab"
+        }
+        await asyncio.gather(*(lanes["a"](i, 1) for i in range(6)), lanes["b"](0, 1))
+        batcher.close()
+
+    asyncio.run(main())
+    assert order.index("b") <= 1
+
+
+def test_too_few_results_fail_and_a_closed_batcher_ends_its_threads() -> None:
+    async def main() -> None:
+        batcher = Batcher("short")
+        with pytest.raises(RuntimeError, match="0 results for 1 items"):
+            await batcher.lane("one", lambda items: [], 4)(1, 1)
+        batcher.close()
+
+    asyncio.run(main())
+    for _ in range(100):
+        if not any(thread.name.startswith("short") for thread in threading.enumerate()):
+            return
+        time.sleep(0.01)
+    pytest.fail("the thread is still there")

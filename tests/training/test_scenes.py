@@ -8,7 +8,17 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from training.scenes import BACKGROUNDS, COLOURS, SHAPES, UNSEEN_PAIRINGS, describe, draw, mention, scenes, write_scenes
+from training.scenes import (
+    BACKGROUNDS,
+    COLOURS,
+    SHAPES,
+    UNSEEN_PAIRINGS,
+    describe,
+    draw,
+    mentions,
+    scenes,
+    write_scenes,
+)
 
 
 def test_enough_to_tell() -> None:
@@ -40,7 +50,6 @@ def test_full_captions_tell_scenes_apart(language: str) -> None:
     captions: dict[str, str] = {}
     for scene, _ in scenes(3000, 3, "test"):
         assert len(set(describe(scene, language))) == 3
-        assert mention(scene, language)
         for caption in describe(scene, language):
             assert captions.setdefault(caption, scene.key) == scene.key
 
@@ -61,3 +70,15 @@ def test_files(tmp_path: Path) -> None:
     for wrong in ({"split": "x"}, {"languages": ["fr"]}, {"count": 0}):
         with pytest.raises(ValueError, match=r"x|fr|0"):
             write_scenes(tmp_path, **{"count": 1, "seed": 0, **wrong})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_mentions_are_short_and_shared(language: str) -> None:
+    owners: dict[str, int] = {}
+    for scene, _ in scenes(2000, 3):
+        short = mentions(scene, language)
+        assert len(set(short)) == len(short) >= 4
+        for text in short:
+            owners[text] = owners.get(text, 0) + 1
+    assert sum(count > 1 for count in owners.values()) > 500
+    assert owners["a star" if language == "en" else "星形"] > 50

@@ -1,67 +1,57 @@
-"""Training: the objective's gradient, learning at all, and resuming exactly."""
+"""Whole runs: they learn, resume exactly, share work among processes, and stop with a word of advice."""
 
 from __future__ import annotations
 
 import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from training.config import ConfigError, read_config
-from training.objectives import info_nce
-from training.pairs import DataError, batches, read_pairs
-from training.scenes import write_scenes
-from training.train import TrainingError, train
+from training.config import TrainConfig, read_config
+from training.model import save_model
+from training.pairs import DataError, read_pairs
+from training.train import Progress, TrainingError, train
 
-SMALL = {
-    "embed_dim": 32,
-    "vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None, "head_width": 32},
-    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
-}
+Config = Callable[..., TrainConfig]
+Recipe = Callable[..., Path]
+pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_scenes(tmp_path_factory.mktemp("data"), 64, 0).parent
+class Killed(Exception):
+    pass
 
 
-def recipe(folder: Path, data: Path, **changes: object) -> Path:
-    folder.mkdir(exist_ok=True)
-    (folder / "model.json").write_text(json.dumps(SMALL))
-    values = {"model": "model.json", "data": str(data), "out": "run", "steps": 6, "batch_size": 16, "workers": 0,
-              "precision": "fp32", "warmup_steps": 2, "checkpoint_every": 3, "log_every": 1, **changes}  # fmt: skip
-    path = folder / "recipe.yaml"
-    path.write_text(json.dumps(values))
-    return path
-
-
-def test_info_nce_has_its_closed_form_gradient() -> None:
-    torch.manual_seed(0)
-    images, texts = (torch.nn.functional.normalize(torch.randn(6, 4, dtype=torch.float64), dim=1) for _ in range(2))
-    texts.requires_grad_()
-    scale = torch.tensor(7.0, dtype=torch.float64)
-    info_nce(images, texts, scale).backward()
-    logits = scale * images @ texts.detach().T
-    both = logits.softmax(1) + logits.softmax(0) - 2 * torch.eye(6, dtype=torch.float64)
-    torch.testing.assert_close(texts.grad, scale * both.T @ images / 12, atol=1e-12, rtol=1e-9)
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_a_killed_run_resumes_bit_for_bit_and_learns(tmp_path: Path, data: Path) -> None:
+def losses_of(config: TrainConfig) -> list[float]:
     losses: list[float] = []
-    whole = train(read_config(recipe(tmp_path / "a", data, steps=6)), lambda p: losses.append(p.loss))
-    assert losses[-1] < losses[0]
+    train(config, lambda p: losses.append(p.loss))
+    return losses
 
-    class Killed(Exception):
-        pass
 
-    def kill(progress: object) -> None:
-        if progress.step == 4:  # type: ignore[attr-defined]
+@pytest.mark.parametrize(
+    ("architecture", "options"),
+    [
+        ("resnet", {"ema": 0.9}),
+        ("vit", {"objectives": {"masked_language": 0.5, "info_nce": 1}, "micro_batch": 8, "negatives_per_image": 1}),
+    ],
+)
+def test_a_killed_run_resumes_bit_for_bit(
+    tmp_path: Path, recipe: Recipe, architecture: str, options: dict[str, Any]
+) -> None:
+    whole = train(read_config(recipe(tmp_path / "a", architecture, **options)))
+
+    def kill(progress: Progress) -> None:
+        if progress.step == 4:
             raise Killed
 
-    config = read_config(recipe(tmp_path / "b", data, steps=6))
+    config = read_config(recipe(tmp_path / "b", architecture, **options))
     with pytest.raises(Killed):
         train(config, kill)
     resumed = train(config)
@@ -69,42 +59,178 @@ def test_a_killed_run_resumes_bit_for_bit_and_learns(tmp_path: Path, data: Path)
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_another_architecture_is_refused(tmp_path: Path, data: Path) -> None:
-    path = recipe(tmp_path, data, steps=1)
+@pytest.mark.parametrize(
+    ("architecture", "options"),
+    [
+        ("resnet", {}),
+        ("resnet", {"captions_per_image": 2, "caption_choice": "length", "crop": 0.8, "precision": "bf16"}),
+        ("vit", {"objectives": {"sigmoid": 1}}),
+        ("vit", {"objectives": {"masked_language": 1, "info_nce": 0.5}}),
+        ("vit", {"objectives": {"distillation": 1}, "teacher": "tiny", "micro_batch": 8}),
+        ("vit", {"layer_decay": 0.7, "grad_checkpointing": True, "hardness": 0.5, "negatives_per_image": 2}),
+        ("coca", {"objectives": {"captioning": 1, "info_nce": 1}, "batch_size": 4}),
+    ],
+)
+def test_learns(config: Config, architecture: str, options: dict[str, Any]) -> None:
+    losses = losses_of(config(architecture, steps=12, learning_rate=0.003, **options))
+    assert min(losses[-3:]) < losses[0]
+
+
+@pytest.mark.parametrize("options", [{"lora_rank": 4}, {"lock_image": True}, {"lock_text": True}])
+def test_what_is_locked_stays(tmp_path: Path, recipe: Recipe, options: dict[str, Any]) -> None:
+    first = train(read_config(recipe(tmp_path / "a", "vit", steps=2)))
+    path = recipe(tmp_path / "b", "vit", steps=4, **options, model=str(first))
+    before, after = (
+        load_file(first / "open_clip_model.safetensors"),
+        load_file(train(read_config(path)) / "open_clip_model.safetensors"),
+    )
+    assert before.keys() == after.keys()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed
+    if "lock_image" in options:
+        assert not any(name.startswith("visual.") for name in changed)
+    elif "lock_text" in options:
+        assert all(name.startswith("visual.") or name == "logit_scale" for name in changed)
+    else:  # LoRA: attention and linear layers alone
+        assert all("attn" in name or "mlp" in name or name == "logit_scale" for name in changed)
+        assert {name.split(".")[0] for name in changed} >= {"visual", "transformer"}
+
+
+def test_two_processes_train_as_one(tmp_path: Path, recipe: Recipe) -> None:
+    options = {"negatives_per_image": 1, "captions_per_image": 2, "steps": 4,
+               "objectives": {"info_nce": 1, "sigmoid": 0.1}}  # fmt: skip
+    alone = losses_of(read_config(recipe(tmp_path / "a", "vit", **options)))
+    path = recipe(tmp_path / "b", "vit", **options)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*torchrun, "-m", "crossmodal", "train", str(path)],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    together = [float(value) for value in re.findall(r"loss (\d+\.\d+)", done.stderr)]
+    assert together == pytest.approx(alone, abs=1e-4)
+    assert (tmp_path / "b" / "run" / "model" / "open_clip_model.safetensors").is_file()
+
+
+def test_trains_from_prepared_data_with_its_loader_processes(tmp_path: Path, data: Path, recipe: Recipe) -> None:
+    from training.prepare import Options, prepare_pairs
+
+    prepare_pairs(data / "captions.jsonl", tmp_path / "prepared", Options(splits="train=1"))
+    pairs = read_pairs(tmp_path / "prepared")
+    assert len(pairs) >= 60
+    assert pairs[0].negatives
+    assert pairs[0].metadata["shape"]
+    options = {"data": str(tmp_path / "prepared"), "workers": 1, "negatives_per_image": 1, "steps": 2}
+    assert losses_of(read_config(recipe(tmp_path / "a", **options)))
+    shard = next((tmp_path / "prepared").glob("train-*.tar"))
+    os.truncate(shard, shard.stat().st_size // 2)
+    with pytest.raises(DataError, match=rf"{shard.name} has .* bytes instead of"):
+        train(read_config(recipe(tmp_path / "b", **options)))
+    with pytest.raises(DataError, match="no split 'dev'; it has train"):
+        read_pairs(tmp_path / "prepared", "dev")
+
+
+def test_validation_and_tensorboard(config: Config, data: Path) -> None:
+    settings = config(steps=4, validation=str(data), validate_every=2)
+    judged: list[dict[str, float]] = []
+    train(settings, lambda p: judged.append(p.validation) if p.validation else None)
+    assert len(judged) == 2
+    assert set(judged[0]) == {"text_to_image recall@1", "image_to_text recall@1"}
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(settings.out / "tensorboard"))
+    events.Reload()
+    assert {"loss", "temperature", "pairs a second", "gradient norm"} <= set(events.Tags()["scalars"])
+    assert [event.step for event in events.Scalars("loss")] == [1, 2, 3, 4]
+
+
+# --- what goes wrong --------------------------------------------------------------------------------------------------
+
+
+def test_another_architecture_is_refused(tmp_path: Path, recipe: Recipe) -> None:
+    path = recipe(tmp_path, steps=1)
     train(read_config(path))
-    (tmp_path / "model.json").write_text(json.dumps({**SMALL, "embed_dim": 16}))
+    with pytest.raises(TrainingError, match="other objectives, locks, LoRA or EMA"):
+        train(read_config(recipe(tmp_path, steps=2, ema=0.9)))
     with pytest.raises(TrainingError, match="another architecture"):
+        train(read_config(recipe(tmp_path, "vit", steps=2)))
+    (tmp_path / "run" / "checkpoint.pt").write_bytes(b"half")
+    with pytest.raises(TrainingError, match="cannot be read as a checkpoint"):
         train(read_config(path))
 
 
-def test_batches_can_start_anywhere() -> None:
-    stream = batches(50, 16, seed=3)
-    first = [next(stream) for _ in range(8)]
-    later = batches(50, 16, seed=3, start=5)
-    assert [next(later) for _ in range(3)] == first[5:]
-    assert sorted(pair for batch in first[:3] for pair, _ in batch) == sorted({p for b in first[:3] for p, _ in b})
+def test_a_picture_that_vanished_is_named(tmp_path: Path, config: Config, data: Path) -> None:
+    rows = [json.loads(line) for line in (data / "captions.jsonl").read_text("utf-8").splitlines()]
+    table = tmp_path / "table.jsonl"
+    table.write_text("\n".join(json.dumps({**row, "image": str(data / row["image"])}) for row in rows[:16]))
+    table.write_text(table.read_text().replace("0000003.jpg", "gone.jpg"))
+    with pytest.raises(DataError, match=r"gone\.jpg: No such file"):
+        train(config(data=str(table), steps=1))
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("options", "advice"),
     [
-        ({"stepz": 3}, "stepz"),
-        ({"batch_size": 0}, "batch_size"),
-        ({"precision": "int3"}, "precision"),
-        ({"steps": "x"}, "steps"),
+        ({"learning_rate": 1e30, "warmup_steps": 0, "gradient_clip": 1e30}, "lower learning_rate"),
+        ({"max_logit_scale": 14.0, "clamp_patience": 2}, "temperature has been at its clamp"),
+        ({"objectives": {"captioning": 1}}, "needs a CoCa"),
+        ({"model": "no-such-model"}, "no-such-model"),
+        ({"objectives": {"distillation": 1}, "teacher": "no-such-model"}, "teacher: .*no-such-model"),
+        ({"batch_size": 65}, "65 pairs|64 pairs do not fill"),
     ],
 )
-def test_bad_configs(tmp_path: Path, data: Path, change: dict[str, object], words: str) -> None:
-    with pytest.raises(ConfigError, match=words):
-        read_config(recipe(tmp_path, data, **change))
+def test_advice(config: Config, options: dict[str, Any], advice: str) -> None:
+    with pytest.raises((TrainingError, DataError), match=advice):
+        train(config(**options))
 
 
-def test_bad_pairs(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no such table"):
-        read_pairs(tmp_path)
-    (tmp_path / "captions.jsonl").write_text('{"image": "a.jpg", "caption": "x"}\n{"image": "b.jpg", "caption": 3}\n')
-    with pytest.raises(DataError, match="row 2"):
-        read_pairs(tmp_path)
-    with pytest.raises(DataError, match="do not fill"):
-        next(batches(3, 16, 0))
+def test_out_of_memory_says_what_to_lower(tmp_path: Path, recipe: Recipe) -> None:
+    """In a process of its own: not every library in this one survives a refused allocation."""
+    code = (
+        "import sys, torch, training.train\n"
+        "training.train.set_training = lambda _: torch.empty(2**46, dtype=torch.uint8)  # the allocator refuses\n"
+        "from crossmodal.main import main; sys.argv[1:] = ['train', sys.argv[1]]; main()"
+    )
+    path = str(recipe(tmp_path))
+    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, timeout=240)
+    assert done.returncode == 1
+    assert "set micro_batch below 16" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path: Path, recipe: Recipe) -> None:
+    """The second checkpoint does not fit: files may not grow beyond the first one's size less a little."""
+    path = recipe(tmp_path, steps=3)
+    train(read_config(path))
+    checkpoint = tmp_path / "run" / "checkpoint.pt"
+    before = checkpoint.read_bytes()
+    path = recipe(tmp_path, steps=6)
+    code = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({len(before) // 2},) * 2)\n"
+        "from crossmodal.main import main; sys.argv[1:] = ['train', sys.argv[1]]; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, timeout=240)
+    assert done.returncode == 1
+    assert "the last good checkpoint is kept" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert checkpoint.read_bytes() == before
+    assert not checkpoint.with_suffix(".tmp").exists()
+
+
+def test_a_saved_model_is_what_open_clip_loads(tmp_path: Path, config: Config) -> None:
+    import open_clip
+
+    from training.model import new_student
+
+    student = new_student(config("vit"))
+    save_model(student.model, student.architecture, student.preprocess, student.tokenizer, tmp_path / "saved")
+    loaded = open_clip.create_model(f"local-dir:{tmp_path / 'saved'}").eval()
+    tokens = student.tokenizer(["a red star"])
+    with torch.no_grad():
+        cosine = torch.cosine_similarity(loaded.encode_text(tokens), student.model.eval().encode_text(tokens))
+    assert cosine.item() > 0.9999

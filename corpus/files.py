@@ -1,0 +1,66 @@
+"""One file of a corpus, read again from where it was indexed: from this machine or from elsewhere."""
+
+from __future__ import annotations
+
+import errno
+import stat
+from pathlib import Path
+from urllib.parse import unquote
+
+from corpus import remote
+from dual_encoder.image import MAX_BYTES
+
+
+def read(
+    root: str | Path, name: str, offset: int | None = None, length: int | None = None, *, urls: bool = False
+) -> bytes:
+    """The bytes of a picture, at most MAX_BYTES, as a snapshot tells where it lies.
+
+    Args:
+        root: the manifest's `source`: a folder of this machine, or an address (s3://…, https://…) of one elsewhere.
+        name: the picture's `uri`; in a shard (`00000.tar#000.jpg`) it is the shard that is read.
+        offset, length: in bytes, both or neither; where in a shard the picture lies.
+        urls: whether a `uri` that is an address of its own is read too; else it must lie beneath `root`.
+
+    Raises FileNotFoundError (it is gone), PermissionError (not readable, or it leads out of the root, by `..`, by an
+    absolute path or by a link), another OSError, or ValueError with the reason: cut short, too large, not a file.
+    """
+    if offset is not None and length is not None:
+        name = shard_of(name)
+    root = str(root).removeprefix("file://")
+    if remote.is_remote(name):
+        beneath = name.startswith(root.rstrip("/") + "/") and ".." not in unquote(name).split("/")
+        if not urls and not (remote.is_remote(root) and beneath):
+            raise PermissionError(errno.EACCES, "the address leads out of the corpus", name)
+        return remote.read(name, offset, length)
+    if remote.is_remote(root):
+        return remote.read(remote.join(root, name), offset, length)
+    folder = Path(root).resolve()
+    path = (folder / name).resolve()
+    if not path.is_relative_to(folder):
+        raise PermissionError(errno.EACCES, "the name leads out of the corpus", name)
+    return read_local(path, offset, length)
+
+
+def read_local(path: Path, offset: int | None = None, length: int | None = None) -> bytes:
+    """A file of this machine, or a piece of it. Raises as `read` does."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
+        raise ValueError("not a regular file")
+    size = status.st_size if length is None else length
+    if size > MAX_BYTES:
+        raise ValueError(f"the file has {size:,} bytes, more than the {MAX_BYTES:,} allowed")
+    if length is None:
+        return path.read_bytes()
+    with path.open("rb") as file:
+        file.seek(offset or 0)
+        data = file.read(length)
+    if len(data) < length:
+        raise ValueError("the file is cut short")
+    return data
+
+
+def shard_of(uri: str) -> str:
+    """`00000.tar#000.jpg` -> `00000.tar`; either side may hold a # of its own."""
+    shard, found, _ = uri.partition(".tar#")
+    return shard + ".tar" if found else uri

@@ -1,0 +1,93 @@
+"""A folder of pictures, walked in the order of their paths."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from corpus import remote
+from corpus.files import read, read_local
+from corpus.records import Record, Source, as_utf8, file_stamp
+
+SUFFIXES = frozenset(
+    {
+        ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".avif",
+        ".jp2", ".j2k", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".ico", ".qoi",
+    }
+)  # fmt: skip
+
+
+def open_folder(root: Path, captions: dict[str, tuple[str, ...]] | None = None) -> Source:
+    """`captions` maps paths relative to the root to captions. Links are not followed out of the root.
+
+    The folder is walked once to count and once to read: its names are not kept.
+    """
+    root = root.resolve()
+
+    def records() -> Iterator[Record]:
+        for name in _walk(root):
+            record = file_record(root, name)
+            yield replace(record, captions=captions.get(name, ())) if captions else record
+
+    return Source(str(root), records, sum(1 for _ in _walk(root)))
+
+
+def file_record(root: Path, name: str) -> Record:
+    """The record of one file; `name` is relative to the root."""
+    path = root / name
+    return Record(uri=as_utf8(name), read=partial(read_local, path), stamp=file_stamp(path))
+
+
+def open_remote_folder(root: str, captions: dict[str, tuple[str, ...]] | None = None) -> Source:
+    """As `open_folder`, at an address. The listing is held in memory: not every filesystem gives it in order."""
+    found = [(name, stamp) for name, stamp in remote.walk(root) if os.path.splitext(name)[1].lower() in SUFFIXES]
+
+    def records() -> Iterator[Record]:
+        for name, stamp in found:
+            said = captions.get(name, ()) if captions else ()
+            yield Record(uri=as_utf8(name), read=partial(read, root, name), stamp=stamp, captions=said)
+
+    return Source(root, records, len(found))
+
+
+def _walk(root: Path) -> Iterator[str]:
+    """Names relative to the root in the order of their code points; holds one folder's entries at a time."""
+    waiting = [_entries(root, "")]
+    while waiting:
+        name = next(waiting[-1], None)
+        if name is None:
+            waiting.pop()
+        elif name.endswith("/"):
+            waiting.append(_entries(root, name))
+        else:
+            yield name
+
+
+def _entries(root: Path, folder: str) -> Iterator[str]:
+    """Pictures, and folders with a slash at their end: sorted so, a depth-first walk is in the order of whole paths."""
+    found = []
+    try:
+        with os.scandir(root / folder) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if _is_folder(entry):
+                    if not entry.is_symlink():
+                        found.append(f"{folder}{entry.name}/")
+                elif os.path.splitext(entry.name)[1].lower() in SUFFIXES and not (
+                    entry.is_symlink() and not Path(entry.path).resolve().is_relative_to(root)
+                ):
+                    found.append(folder + entry.name)
+    except OSError:  # a folder that may not be read is passed over
+        pass
+    return iter(sorted(found))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False

@@ -1,0 +1,86 @@
+"""SOURCE on the command line -> records: a folder, a table, or shards, on this machine or elsewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from corpus import remote, web
+from corpus.folder import open_folder, open_remote_folder
+from corpus.records import Source, SourceError
+from corpus.table import open_table, read_captions
+from corpus.webdataset import open_remote_shards, open_shards
+
+
+def open_source(path: str | Path, captions: str | Path | None = None) -> Source:
+    """A folder of pictures or of .tar shards, one .tar, or a table; a path or an fsspec address. Raises SourceError."""
+    if remote.is_remote(str(path)):
+        return _open_remote(str(path), captions)
+    path = Path(str(path).removeprefix("file://"))
+    if not path.exists():
+        raise SourceError(f"{path}: there is no such file or folder")
+    _check_captions(str(path), path.is_dir(), captions)
+    if path.is_dir():
+        if shards := list(path.glob("*.tar")):
+            return open_shards(shards, path)
+        return _filled(open_folder(path, _captions(captions)), str(path))
+    if path.suffix == ".tar":
+        return open_shards([path], path.parent)
+    return open_table(path)
+
+
+def place_of(path: str | Path) -> str:
+    """What names a source from one run to the next: the whole path, or the address without a query's secrets."""
+    if not remote.is_remote(str(path)):
+        return str(Path(str(path).removeprefix("file://")).resolve())
+    return "/".join(remote.split(str(path))) if web.is_web(str(path)) else str(path)
+
+
+def _open_remote(url: str, captions: str | Path | None) -> Source:
+    remote.check(url)
+    try:
+        root, name = remote.split(url.rstrip("/"))
+        is_table = web.is_web(url) and not name.endswith(".tar")
+        found = remote.Entry(False, None, "") if is_table else remote.entry(url)
+        _check_captions(url, found.is_folder, captions)
+        if not found.is_folder:
+            if name.endswith(".tar"):
+                if web.is_web(url) and not url.endswith(name):
+                    raise SourceError(f"{url}: a shard is read again picture by picture, so its address holds no query")
+                return open_remote_shards([(name, found.stamp)], root)
+            return _open_remote_table(url)
+        root = url.rstrip("/") + ("//" if url.endswith("://") else "")
+        if shards := remote.names_in(url, ".tar"):
+            return open_remote_shards(shards, root)
+        return _filled(open_remote_folder(root, _captions(captions)), url)
+    except OSError as error:
+        raise SourceError(f"{url}: {error.strerror or error}") from None
+    except ValueError as error:
+        raise SourceError(f"{url}: {error}") from None
+
+
+def _open_remote_table(url: str) -> Source:
+    try:
+        return open_table(url)
+    except SourceError as error:
+        if web.is_web(url) and "a table ends in" in str(error):
+            raise SourceError(f"{error}, and a folder of the web cannot be listed") from None
+        raise
+
+
+def _check_captions(path: str, is_folder: bool, captions: str | Path | None) -> None:
+    if captions is not None and not is_folder:
+        raise SourceError(f"{path} is not a folder: --captions goes with a folder of pictures")
+
+
+def _captions(path: str | Path | None) -> dict[str, tuple[str, ...]] | None:
+    if path is None:
+        return None
+    if remote.is_remote(str(path)):
+        remote.check(str(path))
+    return read_captions(path)
+
+
+def _filled(folder: Source, path: str) -> Source:
+    if folder.count == 0:
+        raise SourceError(f"{path}: there are no pictures in this folder")
+    return folder

@@ -1,0 +1,172 @@
+"""A table with an `image` column: CSV, TSV, JSONL or Parquet, read as a stream."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any
+
+from corpus import files, remote, web
+from corpus.folder import file_record
+from corpus.records import Record, Source, SourceError, as_utf8, captions_of
+
+_STAMPED_AT_ONCE = 256  # rows
+_SPECIAL = ("image", "caption", "id")
+
+
+def open_table(path: str | Path) -> Source:
+    """Rows with `image` (a path relative to the table, or an address) and perhaps `caption`, `id`; the rest: metadata.
+
+    A table elsewhere is copied once; its relative pictures lie beneath its folder, and are asked for their stamps.
+    Raises SourceError: another suffix, not readable, no `image` column.
+    """
+    rows = _reader(path)
+    first = next(rows(), None)
+    if first is None:
+        raise SourceError(f"{path}: the table has no rows")
+    if "image" not in first:
+        raise SourceError(f"{path}: there is no column `image`; its columns are {', '.join(map(str, first))}")
+    if remote.is_remote(str(path)):
+        root = remote.split(str(path))[0]
+        return Source(root, lambda: _stamped(root, (_record(root, row) for row in rows())))
+    folder = Path(path).parent.resolve()
+    return Source(str(folder), lambda: _stamped("", (_record(folder, row) for row in rows())))
+
+
+def read_captions(path: str | Path) -> dict[str, tuple[str, ...]]:
+    """A table of `image` and `caption` for a folder: image path -> captions. Raises SourceError."""
+    captions: dict[str, tuple[str, ...]] = {}
+    for row in _reader(path)():
+        if "image" not in row or "caption" not in row:
+            raise SourceError(f"{path}: columns `image` and `caption` are needed; found {', '.join(map(str, row))}")
+        captions[str(row["image"])] = captions.get(str(row["image"]), ()) + captions_of(_listed(row["caption"]))
+    return captions
+
+
+def _record(root: str | Path, row: dict[str, Any]) -> Record:
+    image = str(row.get("image") or "")
+    if remote.is_remote(image):
+        record = Record(uri=as_utf8(image), read=partial(remote.read, image))
+    elif not image:
+        record = Record(uri="", read=partial(_refuse, "the row's `image` is empty"))
+    elif image.lower().startswith(("file://", "local://")):
+        record = Record(uri=as_utf8(image), read=partial(_refuse, "a file of this machine is named by its path"))
+    elif isinstance(root, str):
+        record = Record(uri=as_utf8(image), read=partial(files.read, root, image))
+    else:
+        record = file_record(root, image)
+    id = row.get("id")
+    return Record(
+        uri=record.uri,
+        read=record.read,
+        stamp=record.stamp,
+        id=None if id in (None, "") else as_utf8(str(id)),
+        captions=captions_of(_listed(row.get("caption"))),
+        metadata={str(name): value for name, value in row.items() if name not in _SPECIAL},
+    )
+
+
+def _listed(value: Any) -> Any:
+    """In a CSV a list of captions is written as JSON."""
+    if isinstance(value, str) and value.startswith("[") and value.endswith("]"):
+        try:
+            parsed = json.loads(value)
+        except ValueError:
+            return value
+        return parsed if isinstance(parsed, list) else value
+    return value
+
+
+def _refuse(reason: str) -> bytes:
+    raise ValueError(reason)
+
+
+def _stamped(root: str, records: Iterator[Record]) -> Iterator[Record]:
+    """Records with the stamps of files on fsspec's filesystems; the web is asked once a picture, not twice."""
+    while chunk := list(islice(records, _STAMPED_AT_ONCE)):
+        addresses = {number: url for number, record in enumerate(chunk) if (url := _address(root, record.uri))}
+        stamps = dict(zip(addresses, remote.stamps(list(addresses.values())), strict=True)) if addresses else {}
+        yield from (replace(r, stamp=stamps[n]) if n in stamps else r for n, r in enumerate(chunk))
+
+
+def _address(root: str, uri: str) -> str:
+    try:
+        url = uri if remote.is_remote(uri) else remote.join(root, uri) if root and uri else ""
+    except PermissionError:  # reading it will say so
+        return ""
+    return "" if web.is_web(url) else url
+
+
+def _reader(path: str | Path) -> Callable[[], Iterator[dict[str, Any]]]:
+    readers: dict[str, Callable[[str], Iterator[dict[str, Any]]]] = {
+        ".csv": partial(_read_csv, ","),
+        ".tsv": partial(_read_csv, "\t"),
+        ".jsonl": _read_jsonl,
+        ".ndjson": _read_jsonl,
+        ".parquet": _read_parquet,
+    }
+    elsewhere = remote.is_remote(str(path))
+    read = readers.get(Path(remote.split(str(path))[1] if elsewhere else path).suffix.lower())
+    if read is None:
+        raise SourceError(f"{path}: a table ends in {', '.join(readers)}")
+    copy = _copy(str(path)) if elsewhere else None  # lives as long as `rows`
+
+    def rows() -> Iterator[dict[str, Any]]:
+        try:
+            yield from read(copy.name if copy else str(path))
+        except OSError as error:
+            raise SourceError(f"{path}: {error.strerror or error}") from None
+        except (csv.Error, ValueError) as error:
+            raise SourceError(f"{path}{error}" if isinstance(error, _Broken) else f"{path}: {error}") from None
+
+    return rows
+
+
+def _copy(url: str) -> IO[bytes]:
+    try:
+        return remote.local_copy(url)
+    except OSError as error:
+        raise SourceError(f"{url}: {error.strerror or error}") from None
+    except ValueError as error:
+        raise SourceError(f"{url}: {error}") from None
+
+
+class _Broken(ValueError):
+    """What is wrong with a table, to be said after its name."""
+
+
+def _read_csv(delimiter: str, path: str) -> Iterator[dict[str, Any]]:
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        for row in csv.DictReader(file, delimiter=delimiter):
+            yield {name: value for name, value in row.items() if name}
+
+
+def _read_jsonl(path: str) -> Iterator[dict[str, Any]]:
+    with open(path, encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise _Broken(f", line {number}: not JSON: {error}") from None
+            if not isinstance(row, dict):
+                raise _Broken(f", line {number}: not a JSON object")
+            yield row
+
+
+def _read_parquet(path: str) -> Iterator[dict[str, Any]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(1024):
+                yield from batch.to_pylist()
+    except pa.ArrowException as error:
+        raise _Broken(f": not a Parquet table: {error}") from None

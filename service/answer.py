@@ -1,0 +1,48 @@
+"""A search, whole: a checked request -> the answer as JSON. The REST routes and the command line share it."""
+
+from __future__ import annotations
+
+import time
+
+import orjson
+
+from service.engine import Engine
+from service.errors import Problem
+from service.finder import Target, Wanted
+from service.results import dumps
+from service.schemas import SearchRequest
+
+
+async def answer(engine: Engine, target: Target, wanted: SearchRequest, began: float, picture: bytes = b"") -> bytes:
+    """What schemas.SearchAnswer describes. Raises Problem.
+
+    `began` is when the request came, by time.perf_counter(). `picture` is a file that came beside the request and is
+    its query.
+    """
+    limits = engine.settings
+    queries = wanted.queries if wanted.queries is not None else [wanted.query] if wanted.query is not None else []
+    if len(queries) > limits.max_queries:
+        raise Problem(422, f"queries: {len(queries)} of them; at most {limits.max_queries} are allowed")
+    if wanted.offset + wanted.k > limits.max_k:
+        raise Problem(422, f"offset + k is {wanted.offset + wanted.k:,}; at most {limits.max_k:,} is allowed")
+    if len(queries) * (wanted.offset + wanted.k) > 10 * limits.max_k:
+        raise Problem(422, f"{len(queries)} queries of {wanted.k:,} hits are too much for one request: lower k")
+    snapshot = engine.snapshot  # one snapshot for the whole request, whatever is published meanwhile
+    include = tuple(sorted(set(wanted.include)))
+    vectors = list(await engine.queries.pictures([picture])) if picture else await engine.vectors_of(queries, snapshot)
+    encoded = time.perf_counter()
+    lists = await engine.find(
+        [
+            Wanted(snapshot, target, vector, wanted.k, wanted.offset, wanted.min_score, wanted.exact, include)
+            for vector in vectors
+        ]
+    )
+    done = time.perf_counter()
+    found = [orjson.Fragment(hits) for hits in lists]
+    one = {"hits": found[0]} if wanted.queries is None else {"results": [{"hits": hits} for hits in found]}
+    took = {
+        "encode": round((encoded - began) * 1e3, 3),
+        "search": round((done - encoded) * 1e3, 3),
+        "total": round((done - began) * 1e3, 3),
+    }
+    return dumps({**one, "snapshot": snapshot.name, "model": engine.encoder.reference, "took_ms": took})

@@ -1,0 +1,116 @@
+import csv
+import json
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from corpus.records import SourceError
+from corpus.table import open_table, read_captions
+
+ROWS: list[dict[str, Any]] = [
+    {"image": "a.png", "caption": ["one", " two "], "id": "A", "year": 1999},
+    {"image": "b.png", "caption": "three", "id": "B", "year": 2001},
+]
+
+
+def write(path: Path) -> Path:
+    """ROWS in the format that the suffix names; in a CSV a list is JSON."""
+    if path.suffix == ".parquet":
+        # An Arrow column has one type: here every caption is a list.
+        as_lists = [row["caption"] if isinstance(row["caption"], list) else [row["caption"]] for row in ROWS]
+        rows = [{**row, "caption": captions} for row, captions in zip(ROWS, as_lists, strict=True)]
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    elif path.suffix == ".jsonl":
+        path.write_text("\n".join(json.dumps(row) for row in ROWS) + "\n\n")
+    else:
+        with path.open("w", encoding="utf-8-sig", newline="") as file:
+            writer = csv.writer(file, delimiter="\t" if path.suffix == ".tsv" else ",")
+            writer.writerow(ROWS[0])
+            writer.writerows([v if isinstance(v, str | int) else json.dumps(v) for v in row.values()] for row in ROWS)
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "parquet"])
+def test_every_kind(tmp_path: Path, suffix: str) -> None:
+    (tmp_path / "a.png").write_bytes(b"A")
+    source = open_table(write(tmp_path / f"table.{suffix}"))
+    first, second = source.records()
+    assert (first.uri, first.id, first.captions, first.read()) == ("a.png", "A", ("one", "two"), b"A")
+    assert (second.uri, second.id, second.captions) == ("b.png", "B", ("three",))
+    assert [str(record.metadata["year"]) for record in (first, second)] == ["1999", "2001"]
+    assert first.metadata.keys() == {"year"}
+    assert source.root == str(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        second.read()
+
+
+def test_a_missing_image_column_names_those_there_are(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("picture,caption\na.png,x\n")
+    with pytest.raises(SourceError, match=r"no column `image`; its columns are picture, caption"):
+        open_table(tmp_path / "t.csv")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("t.xlsx", b"", "a table ends in"),
+        ("t.csv", b"", "no rows"),
+        ("t.jsonl", b"{", "line 1: not JSON"),
+        ("t.jsonl", b"[1]", "line 1: not a JSON object"),
+        ("t.csv", b"image\n\xff\xfe\n", "decode"),
+        ("t.parquet", b"PAR0", "not a Parquet table"),
+    ],
+)
+def test_a_table_that_cannot_be_read(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(SourceError, match=message):
+        open_table(tmp_path / name)
+
+
+@pytest.mark.parametrize("image", ["", "\0", "x" * 5000, "."])
+def test_an_image_that_cannot_be_a_file_fails_when_read_only(tmp_path: Path, image: str) -> None:
+    (tmp_path / "t.jsonl").write_text(json.dumps({"image": image}))
+    (record,) = open_table(tmp_path / "t.jsonl").records()
+    with pytest.raises((OSError, ValueError)):
+        record.read()
+
+
+def test_captions_for_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "c.csv").write_text('image,caption\na.png,one\na.png,"[""two"", """"]"\n')
+    assert read_captions(tmp_path / "c.csv") == {"a.png": ("one", "two")}
+    (tmp_path / "d.csv").write_text("image,text\na.png,one\n")
+    with pytest.raises(SourceError, match="`caption` are needed; found image, text"):
+        read_captions(tmp_path / "d.csv")
+
+
+@pytest.fixture
+def host() -> Iterator[str]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if self.path == "/ok" else 404)
+            self.end_headers()
+            self.wfile.write(b"bytes")
+
+        def log_message(self, *_: object) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+def test_urls(tmp_path: Path, host: str) -> None:
+    urls = [f"{host}/ok", f"{host}/gone", "http://127.0.0.1:1/refused"]
+    (tmp_path / "t.jsonl").write_text("\n".join(json.dumps({"image": url}) for url in urls))
+    found, gone, refused = open_table(tmp_path / "t.jsonl").records()
+    assert (found.uri, found.read()) == (urls[0], b"bytes")
+    with pytest.raises(ValueError, match="answered 404"):
+        gone.read()
+    with pytest.raises(ValueError, match="could not be fetched"):
+        refused.read()

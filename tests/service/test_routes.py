@@ -1,0 +1,181 @@
+"""What the routes do that a client over HTTP does not see: queries let go, bodies refused, files read where they lie."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import httpx
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+from dual_encoder import DualEncoder
+from indexer import build_index
+from service.app import create_app
+from service.memo import LOOKUPS
+from service.middleware import REQUESTS
+from service.settings import Settings
+from vector_index import IndexDirectory
+
+
+@pytest.fixture
+def app(index: Path) -> Iterator[FastAPI]:
+    app = create_app(Settings(index=index))
+    with TestClient(app):
+        yield app
+
+
+def test_a_query_whose_client_has_gone_is_dropped(index: Path) -> None:
+    app = create_app(Settings(index=index))
+    gate = threading.Event()
+    encoded: list[int] = []
+    sent: list[Any] = []
+
+    async def main() -> None:
+        async with app.router.lifespan_context(app):
+            engine = app.state.engine
+            encode = engine.encoder.encode_rows
+
+            def slow(rows: Any) -> Any:
+                gate.wait(10)
+                encoded.append(len(rows))
+                return encode(rows)
+
+            engine.encoder.encode_rows = slow
+            leave = asyncio.Event()
+
+            async def ask(text: str, leaves: bool) -> None:
+                messages = [{"type": "http.request", "body": json.dumps({"query": {"text": text}}).encode()}]
+
+                async def receive() -> Any:
+                    if messages:
+                        return messages.pop()
+                    await leave.wait()
+                    if not leaves:
+                        await asyncio.sleep(60)
+                    return {"type": "http.disconnect"}
+
+                async def send(message: Any) -> None:
+                    sent.append((text, message.get("status")))
+
+                scope = {"type": "http", "method": "POST", "path": "/v1/search/images", "headers": [],
+                         "query_string": b"", "http_version": "1.1", "scheme": "http", "server": ("x", 80)}  # fmt: skip
+                await app({**scope, "raw_path": b"", "root_path": "", "client": None}, receive, send)
+
+            before = REQUESTS.labels("POST", "/v1/search/{target}", 499)._value.get()
+            busy = [asyncio.create_task(ask(text, False)) for text in ("first", "second")]  # one a stream
+            while engine.busy_for == 0:
+                await asyncio.sleep(0.001)
+            staying, going = asyncio.create_task(ask("stays", False)), asyncio.create_task(ask("goes", True))
+            await asyncio.sleep(0.05)
+            leave.set()
+            await going
+            gate.set()
+            await asyncio.gather(*busy, staying)
+            assert REQUESTS.labels("POST", "/v1/search/{target}", 499)._value.get() == before + 1
+
+    asyncio.run(main())
+    assert sum(encoded) == 3
+    assert {text for text, status in sent if status == 200} == {"first", "second", "stays"}
+    assert not [text for text, _ in sent if text == "goes"]
+
+
+def test_equal_texts_are_encoded_once_and_counted(app: FastAPI) -> None:
+    client = TestClient(app)
+    before = LOOKUPS.labels("text", "hit")._value.get()
+    first = client.post("/v1/search/images", json={"query": {"text": "a text asked twice"}}).json()
+    again = client.get("/v1/search/images", params={"text": " A  text asked twice"}).json()
+    assert again["hits"] == first["hits"]
+    assert LOOKUPS.labels("text", "hit")._value.get() == before + 1
+    exported = client.get("/metrics").text
+    assert 'crossmodal_cache_lookups_total{kind="text",result="hit"}' in exported
+    assert "crossmodal_loop_lag_seconds_bucket" in exported
+    assert 'crossmodal_batch_items_count{stage="search"}' in exported
+
+
+def test_every_schema_that_the_document_names_is_in_it(app: FastAPI) -> None:
+    document = TestClient(app).get("/openapi.json").text
+    named = {piece.partition('"')[0] for piece in document.split("#/components/schemas/")[1:]}
+    assert named <= json.loads(document)["components"]["schemas"].keys()
+    assert {"SearchRequest", "QueryPart", "EmbeddingsRequest", "RankRequest"} <= named
+
+
+@pytest.mark.parametrize("path", ["/v1/search/images", "/v1/embeddings", "/v1/rank"])
+@pytest.mark.parametrize(
+    ("body", "status"), [(b"", 400), (b"{", 400), (b"[" * 100_000, 400), (b"\xff", 400), (b"[]", 422)]
+)
+def test_bodies_that_are_not_json_or_not_what_is_wanted(app: FastAPI, path: str, body: bytes, status: int) -> None:
+    answer = TestClient(app).post(path, content=body)
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+def test_content_is_read_from_a_remote_corpus(tmp_path: Path, scenes: Path, encoder: DualEncoder) -> None:
+    memory = fsspec.filesystem("memory")
+    rows = [json.loads(line) for line in scenes.read_text("utf-8").splitlines()][:3]
+    originals = {row["image"]: (scenes.parent / row["image"]).read_bytes() for row in rows}
+    for name, data in originals.items():
+        memory.pipe(f"/corpus/{name}", data)
+    build_index("memory://corpus", tmp_path / "index", encoder)
+    app = create_app(Settings(index=tmp_path / "index"))
+    with TestClient(app) as client:
+        hits = client.get("/v1/search/images?text=x&k=3").json()["hits"]
+        assert len(hits) == 3
+        for hit in hits:
+            content = client.get(f"/v1/images/{hit['id']}/content")
+            assert content.content in originals.values(), content.text
+            assert content.headers["content-type"] == "image/jpeg"
+        memory.rm("/corpus", recursive=True)
+        gone = client.get(f"/v1/images/{hits[0]['id']}/content")
+        assert gone.status_code == 404
+        assert "cannot be read" in gone.json()["detail"]
+
+
+def test_content_never_leaves_the_corpus(tmp_path: Path, index: Path) -> None:
+    with IndexDirectory(index).open() as snapshot:
+        id = snapshot.images.take([0], ["id"]).column("id")[0].as_py()
+    app = create_app(Settings(index=index, corpus_root=str(tmp_path)))
+    with TestClient(app) as client:
+        answer = client.get(f"/v1/images/{id}/content")
+    assert answer.status_code == 404
+    assert str(tmp_path) not in answer.text
+
+
+def test_two_workers_serve_and_share_the_cores(index: Path, free_port: int) -> None:
+    import subprocess
+    import sys
+    import time
+
+    command = [sys.executable, "-m", "crossmodal", "serve", str(index), "--port", str(free_port), "--workers", "2"]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    try:
+        seen: set[str] = set()
+        until = time.monotonic() + 60
+        while time.monotonic() < until:
+            try:
+                answer = httpx.get(f"http://127.0.0.1:{free_port}/v1/search/images?text=a+red+star&k=3", timeout=10)
+                assert len(answer.json()["hits"]) == 3
+                seen.add(answer.json()["hits"][0]["id"])
+                break
+            except httpx.TransportError:
+                assert process.poll() is None
+                time.sleep(0.1)
+        assert len(seen) == 1
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@pytest.fixture
+def free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,50 @@
+"""Recipes: what is wrong is named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from training.config import ConfigError, read_config
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"stepz": 3}, "stepz: .*known keys: model"),
+        ({"batch_size": 0}, "batch_size: .*greater than 1"),
+        ({"precision": "int3"}, "precision: .*'auto', 'fp32' or 'bf16'"),
+        ({"steps": "x"}, "steps"),
+        ({"objectives": {"magic": 1}}, "unknown objective 'magic'; choose from info_nce"),
+        ({"objectives": {"info_nce": 0}}, "weight of info_nce must be above 0"),
+        ({"objectives": {}}, "at least one of"),
+        ({"objectives": {"distillation": 1}}, "needs a `teacher`"),
+        ({"lock_image": True, "lock_text": True}, "nothing to train"),
+        ({"lora_rank": 2, "lock_text": True}, "leave lock_image"),
+        ({"ema": 1}, "ema: .*less than 1"),
+    ],
+)
+def test_bad_keys(tmp_path: Path, recipe: Callable[..., Path], change: dict[str, object], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        read_config(recipe(tmp_path, **change))
+
+
+@pytest.mark.parametrize("text", ["- a", "a: [", "\x00", "3: 4"])
+def test_what_is_no_recipe(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"recipe\.yaml"):
+        read_config(path)
+    with pytest.raises(ConfigError, match="No such file"):
+        read_config(tmp_path / "none.yaml")
+
+
+def test_changes_and_paths(tmp_path: Path, recipe: Callable[..., Path]) -> None:
+    path = recipe(tmp_path)
+    config = read_config(path, ["steps=9", "objectives={sigmoid: 2}", "out=elsewhere"])
+    assert (config.steps, config.objectives, config.out) == (9, {"sigmoid": 2.0}, tmp_path / "elsewhere")
+    assert config.model == str(tmp_path / "model.json")
+    with pytest.raises(ConfigError, match="steps: name=value"):
+        read_config(path, ["steps"])

@@ -1,0 +1,93 @@
+"""Pairs: what a table may hold, the order of batches, what is chosen."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dual_encoder.preprocess import Preprocess
+from training.pairs import DataError, PairDataset, batches, load_pixels, read_pairs
+
+PREPROCESS = Preprocess((32, 32), (0.5,) * 3, (0.5,) * 3)
+
+
+def test_batches_can_start_anywhere() -> None:
+    stream = batches(50, 16, seed=3)
+    first = [next(stream) for _ in range(8)]
+    later = batches(50, 16, seed=3, start=5)
+    assert [next(later) for _ in range(3)] == first[5:]
+    assert len({pair for batch in first[:3] for pair, _ in batch}) == 48
+    with pytest.raises(DataError, match="do not fill"):
+        next(batches(3, 16, 0))
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"image": "b.jpg", "caption": 3}, "caption is not a string"),
+        ({"image": "b.jpg", "caption": ["a", None]}, "caption is not a string"),
+        ({"image": "b.jpg", "caption": []}, "caption is not a string"),
+        ({"caption": "a"}, "no column 'image'"),
+        ({"image": 5, "caption": "a"}, "image is not a path"),
+        ({"image": "b.jpg", "caption": ["a", "b"], "language": ["en"]}, "language is not a string or a list of 2"),
+        ({"image": "b.jpg", "caption": "a", "negatives": "b"}, "negatives is not a list"),
+        (["b.jpg"], "row 2"),
+    ],
+)
+def test_bad_rows_are_named(tmp_path: Path, row: object, words: str) -> None:
+    table = tmp_path / "captions.jsonl"
+    table.write_text(json.dumps({"image": "a.jpg", "caption": "x"}) + "\n" + json.dumps(row) + "\n")
+    with pytest.raises(DataError, match=words) as error:
+        read_pairs(tmp_path)
+    assert f"{table}, row 2" in str(error.value)
+
+
+def test_no_table_and_no_rows(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such table"):
+        read_pairs(tmp_path)
+    (tmp_path / "captions.jsonl").write_text("")
+    with pytest.raises(DataError, match="no pairs"):
+        read_pairs(tmp_path)
+
+
+def test_a_table_of_many(data: Path) -> None:
+    pairs = read_pairs(data)
+    assert len(pairs) == len(pairs[:]) == 64
+    assert pairs[-1] == pairs[63]
+    assert set(pairs[0].languages) == {"en", "zh"}
+    assert pairs[0].metadata["background"]
+    with pytest.raises(IndexError):
+        pairs[64]
+
+
+def test_what_is_chosen_hangs_on_the_seed_alone(data: Path) -> None:
+    dataset = PairDataset(read_pairs(data), PREPROCESS, captions=2, negatives=2, by_length=True, crop=0.7)
+    first, again, other = dataset[(3, 1)], dataset[(3, 1)], dataset[(3, 2)]
+    assert first.captions == again.captions
+    assert np.array_equal(first.pixels, again.pixels)
+    assert not np.array_equal(first.pixels, other.pixels)
+    assert first.known == other.known
+    assert set(first.said[:2]) <= set(first.known)  # captions are known of their picture
+    assert not set(first.said[2:]) & set(first.known)  # negatives are not
+
+
+def test_longer_captions_are_chosen_more_often_but_languages_alike(data: Path) -> None:
+    pairs = read_pairs(data)
+    picked = [PairDataset(pairs, PREPROCESS, by_length=True)[(0, seed)].captions[0] for seed in range(400)]
+    spoken = dict(zip(pairs[0].captions, pairs[0].languages, strict=True))
+    assert 150 < sum(spoken[text] == "zh" for text in picked) < 250
+    english = [len(text) for text in picked if spoken[text] == "en"]
+    every = [len(text) for text, language in spoken.items() if language == "en"]
+    assert np.mean(english) > np.mean(every) * 1.3
+
+
+def test_pixels(data: Path, tmp_path: Path) -> None:
+    pair = read_pairs(data)[0]
+    assert load_pixels(pair, PREPROCESS).shape == (32, 32, 3)
+    assert np.array_equal(load_pixels(pair, PREPROCESS), load_pixels(pair.image, PREPROCESS))
+    (tmp_path / "x.jpg").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"x\.jpg"):
+        load_pixels(tmp_path / "x.jpg", PREPROCESS)

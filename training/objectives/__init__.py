@@ -1,0 +1,13 @@
+"""What training minimises: a weighted sum of objectives, one a module.
+
+The contrastive ones (InfoNCE, sigmoid, distillation) compare every picture of a batch with every text of it; each takes
+unit vectors of the whole batch and sums over the rows that one process answers for, divided by the size of the whole
+batch, so that the sum over processes is the loss of the whole. The others (masked language modelling, captioning) look
+at one pair at a time.
+"""
+
+from __future__ import annotations
+
+CONTRASTIVE = ("info_nce", "sigmoid", "distillation")
+PER_PAIR = ("masked_language", "captioning")
+OBJECTIVES = CONTRASTIVE + PER_PAIR

@@ -1,0 +1,376 @@
+"""One step of training: a batch of pairs -> gradients, the same on one process or many, whole or in micro-batches.
+
+The contrastive loss needs the vectors of the whole batch, the towers only their own part of it. So the towers embed
+what this process has, the vectors are gathered, the loss gives a gradient for each vector, and the towers take it from
+there. With micro-batches the first embedding keeps no graph and each part is embedded again when its gradient is known
+(Gao et al., 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup": GradCache).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dual_encoder.preprocess import Preprocess
+from dual_encoder.text_tower import encode_text, is_cuttable
+from training.config import TrainConfig
+from training.distributed import Processes
+from training.objectives import CONTRASTIVE
+from training.objectives.captioning import captioning
+from training.objectives.distillation import distillation
+from training.objectives.info_nce import info_nce
+from training.objectives.masked_language import mask_tokens, masked_language, new_head
+from training.objectives.sigmoid import sigmoid
+from training.pairs import Sample
+
+if TYPE_CHECKING:
+    import torch
+
+_TEXT_CHUNKS = 4  # long and short texts are encoded apart, so that short ones cost what they should
+
+
+@dataclass(frozen=True)
+class Batch:
+    """n pictures, uint8 (n, H, W, 3), with c captions and m negatives each: tokens int64 (n · (c + m), length).
+
+    `said` int64 (n, c + m), `known` (n, any, padded with the first) and `group` (n,) are digests, as of `Sample`.
+    """
+
+    pixels: torch.Tensor
+    tokens: torch.Tensor
+    said: torch.Tensor
+    known: torch.Tensor
+    group: torch.Tensor
+    captions: list[str]
+    teacher_pixels: torch.Tensor | None
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def pin_memory(self) -> Batch:
+        tensors = {name: value.pin_memory() for name, value in vars(self).items() if hasattr(value, "pin_memory")}
+        return Batch(**{**vars(self), **tensors})
+
+
+class Collate:
+    """Samples -> Batch; tokenises, in the process that reads the pictures."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+
+    def __call__(self, samples: list[Sample]) -> Batch:
+        import torch
+
+        most = max(len(sample.known) for sample in samples)
+        known = [sample.known + sample.known[:1] * (most - len(sample.known)) for sample in samples]
+        texts = [text for sample in samples for text in sample.captions + sample.negatives]
+        teacher = [s.teacher_pixels for s in samples if s.teacher_pixels is not None]
+        return Batch(
+            pixels=torch.from_numpy(np.stack([sample.pixels for sample in samples])),
+            tokens=self._tokenizer(texts),
+            said=torch.tensor([sample.said for sample in samples]),
+            known=torch.tensor(known),
+            group=torch.tensor([sample.group for sample in samples]),
+            captions=[text for sample in samples for text in sample.captions],
+            teacher_pixels=torch.from_numpy(np.stack(teacher)) if teacher else None,
+        )
+
+
+@dataclass
+class Parts:
+    """What the towers give for some pictures: unit vectors, and the mean losses that look at one pair at a time."""
+
+    images: torch.Tensor
+    texts: torch.Tensor
+    losses: dict[str, torch.Tensor]
+
+
+class Step:
+    """Turns batches into gradients on the model's parameters."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        model: Any,
+        preprocess: Preprocess,
+        tokenizer: Any,
+        processes: Processes,
+        device: torch.device,
+        teacher: Any = None,
+    ) -> None:
+        import torch
+
+        self.config, self.model, self.processes, self.device = config, model, processes, device
+        # Autocast is 10 times slower than fp32 on a CPU that does not multiply in bf16.
+        self._half = config.precision == "bf16" or (config.precision == "auto" and device.type == "cuda")
+        self.teacher = teacher
+        self.head: Any = None
+        self._cuttable = is_cuttable(model)
+        self._mean = torch.tensor(preprocess.mean, device=device).view(1, 3, 1, 1) * 255
+        self._std = torch.tensor(preprocess.std, device=device).view(1, 3, 1, 1) * 255
+        if "masked_language" in config.objectives:
+            if not self._cuttable:
+                raise ValueError("masked_language works on CLIP's own text towers; this model has another")
+            self._mask_id, self._special = _mask_token(tokenizer)
+            tower = getattr(model, "text", model)
+            width, vocabulary = tower.token_embedding.embedding_dim, tower.token_embedding.num_embeddings
+            with torch.no_grad():
+                size = preprocess.size
+                probe = self._image_tokens(torch.zeros(1, 3, *size, device=device))[1].shape[-1]
+            self.head = new_head(width, probe, vocabulary, max(1, width // 64)).to(device)
+
+    def __call__(self, batch: Batch, number: int) -> dict[str, float]:
+        """Add this step's gradients to the parameters; returns the value of each objective over the whole batch."""
+        import torch
+
+        size = self.config.micro_batch or len(batch)
+        chunks = [slice(start, start + size) for start in range(0, len(batch), size)]
+        whole = len(chunks) == 1
+        parts: list[Parts] = []
+        for i, rows in enumerate(chunks):
+            with torch.set_grad_enabled(whole), _still_statistics(self.model, not whole):
+                parts.append(self._embed(batch, rows, number, i, losses=whole))
+        images = torch.cat([part.images.detach() for part in parts])
+        texts = torch.cat([part.texts.detach() for part in parts])
+        values, image_gradient, text_gradient = self._contrast(batch, images, texts)
+
+        weights, share = self.config.objectives, 1 / self.processes.size
+        per_text = texts.shape[0] // len(batch)
+        for i, rows in enumerate(chunks):
+            part = parts[i] if whole else self._embed(batch, rows, number, i, losses=True)
+            scale = share * len(part.images) / len(batch)
+            roots, gradients = [], []
+            for name, loss in part.losses.items():
+                values[name] = values.get(name, 0.0) + loss.item() * scale
+                roots.append(loss)
+                gradients.append(torch.full_like(loss, weights[name] * scale))
+            if image_gradient is not None and text_gradient is not None:
+                text_rows = slice(rows.start * per_text, rows.stop * per_text)
+                for root, gradient in ((part.images, image_gradient[rows]), (part.texts, text_gradient[text_rows])):
+                    if root.requires_grad:
+                        roots.append(root)
+                        gradients.append(gradient)
+            torch.autograd.backward(roots, gradients)
+        self.processes.add_up(p.grad for p in self.parameters())
+        if self.processes.size > 1:
+            names = sorted(values)
+            total = torch.tensor([values[name] for name in names], dtype=torch.float64, device=self.device).float()
+            self.processes.add_up([total])
+            values = dict(zip(names, total.tolist(), strict=True))
+        return values
+
+    def parameters(self) -> Iterator[torch.nn.Parameter]:
+        """All that is trained, the head of masked language modelling included."""
+        for module in (self.model, self.head):
+            if module is not None:
+                yield from (p for p in module.parameters() if p.requires_grad)
+
+    # --- the towers ---------------------------------------------------------------------------------------------------
+
+    def _embed(self, batch: Batch, rows: slice, number: int, chunk: int, losses: bool) -> Parts:
+        """Embed some pictures and their texts, with the same random choices whenever it is asked for the same part."""
+        import torch
+
+        config = self.config
+        torch.manual_seed((config.seed * 1_000_003 + number) * 4_099 + self.processes.rank * 65_537 + chunk)
+        pixels = batch.pixels[rows].to(self.device, non_blocking=True).permute(0, 3, 1, 2)
+        if self.device.type == "cpu" or self._half:
+            pixels = pixels.contiguous(memory_format=torch.channels_last)
+        per_text = len(batch.tokens) // len(batch)
+        first = rows.start * per_text
+        tokens = batch.tokens[first : first + len(pixels) * per_text].to(self.device, non_blocking=True)
+        found: dict[str, torch.Tensor] = {}
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._half):
+            normal = (pixels - self._mean) / self._std
+            if "captioning" in config.objectives:
+                images, texts, found = self._caption(normal, tokens, per_text)
+            elif "masked_language" in config.objectives and losses:
+                images, image_tokens = self._image_tokens(normal)
+                texts = self._encode_texts(tokens)
+                found = {"masked_language": self._guess(tokens, per_text, image_tokens, number, chunk)}
+            else:
+                images, texts = self.model.encode_image(normal), self._encode_texts(tokens)
+        unit = torch.nn.functional.normalize
+        return Parts(unit(images.float(), dim=-1), unit(texts.float(), dim=-1), found if losses else {})
+
+    def _encode_texts(self, tokens: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        if not self._cuttable:
+            return self.model.encode_text(tokens)  # type: ignore[no-any-return]
+        lengths = _lengths(tokens)
+        order = lengths.argsort()
+        parts = [encode_text(self.model, tokens[rows, : int(lengths[rows[-1]])]) for rows in order.chunk(_TEXT_CHUNKS)]
+        return torch.cat(parts)[order.argsort()]
+
+    def _image_tokens(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features (n, dim) and the tower's last map as tokens (n, patches, width)."""
+        found = self.model.visual.forward_intermediates(pixels, indices=1)
+        return found["image_features"], found["image_intermediates"][-1].flatten(2).transpose(1, 2)
+
+    def _guess(
+        self, tokens: torch.Tensor, per_text: int, image_tokens: torch.Tensor, number: int, chunk: int
+    ) -> torch.Tensor:
+        import torch
+
+        own = tokens.view(-1, per_text, tokens.shape[1])[:, : self.config.captions_per_image]
+        own = own.reshape(-1, tokens.shape[1])
+        own = own[:, : int(_lengths(own).max())]
+        seed = (self.config.seed * 1_000_003 + number) * 4_099 + self.processes.rank * 65_537 + chunk
+        masked, hidden = mask_tokens(own, self._mask_id, self._special, torch.Generator().manual_seed(seed))
+        states = _token_states(self.model, masked)
+        images = image_tokens.repeat_interleave(self.config.captions_per_image, 0)
+        return masked_language(self.head, states, images, own, hidden)
+
+    def _caption(
+        self, pixels: torch.Tensor, tokens: torch.Tensor, per_text: int
+    ) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+        """One pass through open_clip's CoCa gives the vectors and the guesses of the next tokens."""
+        images, image_tokens = self.model._encode_image(pixels, normalize=False)
+        texts, states = self.model._encode_text(tokens, normalize=False)
+        own = [i for i in range(len(tokens)) if i % per_text < self.config.captions_per_image]
+        tokens, states = tokens[own], states[own]
+        image_tokens = image_tokens.repeat_interleave(self.config.captions_per_image, 0)
+        logits = self.model.text_decoder(image_tokens, states[:, :-1])
+        return images, texts, {"captioning": captioning(logits, tokens[:, 1:], self.model.pad_id)}
+
+    # --- the whole batch ----------------------------------------------------------------------------------------------
+
+    def _contrast(
+        self, batch: Batch, images: torch.Tensor, texts: torch.Tensor
+    ) -> tuple[dict[str, float], torch.Tensor | None, torch.Tensor | None]:
+        """The contrastive losses' parts of this process' rows, and their gradients by this process' vectors.
+
+        The gradient by the temperature (and bias) goes straight to its parameter.
+        """
+        import torch
+
+        wanted = {name: weight for name, weight in self.config.objectives.items() if name in CONTRASTIVE}
+        if not wanted:
+            return {}, None, None
+        config, gather, n = self.config, self.processes.gather, len(images)
+        captions, negatives = config.captions_per_image, config.negatives_per_image
+        all_images = gather(images).requires_grad_()
+        all_texts = gather(texts).requires_grad_()
+        said, known, group = (
+            gather(t.to(self.device)) for t in (batch.said, self._same_width(batch.known), batch.group)
+        )
+        total = len(all_images)
+
+        # A picture with several captions is a row for each of them; none is another's negative.
+        by_picture = all_texts.view(total, captions + negatives, -1)
+        row_texts = by_picture[:, :captions].reshape(total * captions, -1)
+        row_images = all_images.repeat_interleave(captions, 0)
+        false_texts = by_picture[:, captions:].reshape(total * negatives, -1) if negatives else None
+        rows = slice(self.processes.rank * n * captions, (self.processes.rank + 1) * n * captions)
+        mine = slice(self.processes.rank * n, (self.processes.rank + 1) * n)
+        text_said = said[:, :captions].reshape(-1)
+        every_said = torch.cat([text_said, said[:, captions:].reshape(-1)])
+        same = group[mine][:, None] == group
+        true_texts = _says(known[mine], every_said)
+        true_texts[:, : len(text_said)] |= same.repeat_interleave(captions, 1)
+        true_texts = true_texts.repeat_interleave(captions, 0)
+        true_images = _says(known, text_said[rows]).T | same.repeat_interleave(captions, 0)
+        true_images = true_images.repeat_interleave(captions, 1)
+
+        scale, bias = self.model.logit_scale.exp(), getattr(self.model, "logit_bias", None)
+        losses = {}
+        if "info_nce" in wanted:
+            losses["info_nce"] = info_nce(
+                row_images, row_texts, scale, rows=rows, true_texts=true_texts, true_images=true_images,
+                false_texts=false_texts, hardness=config.hardness,
+            )  # fmt: skip
+        if "sigmoid" in wanted and bias is not None:
+            losses["sigmoid"] = sigmoid(
+                row_images, row_texts, scale, bias, rows=rows, true_texts=true_texts, false_texts=false_texts
+            )
+        if "distillation" in wanted:
+            teacher_images, teacher_texts = (gather(t) for t in self._teach(batch))
+            losses["distillation"] = distillation(
+                row_images, row_texts, scale, teacher_images.repeat_interleave(captions, 0), teacher_texts,
+                self.teacher.logit_scale, rows=rows,
+            )  # fmt: skip
+        loss = sum(weight * losses[name] for name, weight in wanted.items())
+        loss.backward()  # type: ignore[union-attr]
+        self.processes.add_up([all_images.grad, all_texts.grad])
+        per_text = captions + negatives
+        text_rows = slice(mine.start * per_text, mine.stop * per_text)
+        values = {name: value.item() for name, value in losses.items()}
+        return values, all_images.grad[mine], all_texts.grad[text_rows]  # type: ignore[index]
+
+    def _same_width(self, known: torch.Tensor) -> torch.Tensor:
+        """Gathering wants equal shapes: pad to the widest of all processes by repeating."""
+        if self.processes.size == 1:
+            return known
+        import torch
+
+        width = int(self.processes.gather(torch.tensor([known.shape[1]], device=self.device)).max())
+        return torch.cat([known, known[:, :1].expand(-1, width - known.shape[1])], 1)
+
+    def _teach(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """The teacher's unit vectors of this process' pictures and captions."""
+        import torch
+
+        if batch.teacher_pixels is None:
+            raise ValueError("the batch was read without a teacher")
+        images = self.teacher.encode_pixels(batch.teacher_pixels.numpy())
+        texts = self.teacher.encode_texts(batch.captions)
+        return torch.from_numpy(images).to(self.device), torch.from_numpy(texts).to(self.device)
+
+
+def _lengths(tokens: torch.Tensor) -> torch.Tensor:
+    """Positions up to the last that is not 0: a text itself may hold the id 0."""
+    return tokens.shape[1] - (tokens != 0).flip(1).int().argmax(1)
+
+
+def _says(known: torch.Tensor, said: torch.Tensor) -> torch.Tensor:
+    """bool (pictures, texts): whether the text is among those known of the picture."""
+    import torch
+
+    found = torch.zeros(len(known), len(said), dtype=torch.bool, device=known.device)
+    for column in known.T:
+        found |= column[:, None] == said
+    return found
+
+
+def _token_states(model: Any, tokens: torch.Tensor) -> torch.Tensor:
+    """The text tower's states (n, length, width) before pooling."""
+    tower = getattr(model, "text", model)
+    length = tokens.shape[1]
+    x = tower.token_embedding(tokens) + tower.positional_embedding[:length]
+    return tower.ln_final(  # type: ignore[no-any-return]
+        tower.transformer(x, attn_mask=tower.attn_mask[:length, :length])
+    )
+
+
+def _mask_token(tokenizer: Any) -> tuple[int, frozenset[int]]:
+    """The id that hides a token, and those that are never hidden: padding, start and end."""
+    inner = getattr(tokenizer, "tokenizer", None)
+    if inner is not None:  # a Hugging Face tokenizer
+        if inner.mask_token_id is None:
+            raise ValueError("masked_language needs a tokenizer with a mask token")
+        return int(inner.mask_token_id), frozenset(inner.all_special_ids)
+    # CLIP's vocabulary has no mask; the byte 0xFF, which no UTF-8 text contains, has a token all the same.
+    return tokenizer.encoder[tokenizer.byte_encoder[0xFF]], frozenset(
+        {0, tokenizer.sot_token_id, tokenizer.eot_token_id}
+    )
+
+
+@contextmanager
+def _still_statistics(model: Any, still: bool) -> Iterator[None]:
+    """Batch norm's running statistics would count a micro-batch twice: let them rest on the first pass."""
+    from torch.nn.modules.batchnorm import _BatchNorm
+
+    parts = [part for part in model.modules() if isinstance(part, _BatchNorm)] if still else []
+    before = [part.momentum for part in parts]
+    for part in parts:
+        part.momentum = 0.0
+    try:
+        yield
+    finally:
+        for part, momentum in zip(parts, before, strict=True):
+            part.momentum = momentum

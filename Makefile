@@ -4,7 +4,7 @@ CORPUS ?=
 MODEL ?= tiny
 BIN = .venv/bin
 
-.PHONY: demo test check clean
+.PHONY: demo test test-deploy check bench clean
 
 # Index a corpus (drawn here unless CORPUS names a folder) and serve it: the main job, without torch.
 demo: .venv/cpu
@@ -15,6 +15,14 @@ COVERAGE = $(foreach package,corpus crossmodal dual_encoder indexer service trai
 test: .venv/dev /usr/bin/chromium
 	$(BIN)/python -m pytest $(COVERAGE) --cov-report= --ignore=tests/training
 	$(BIN)/python -m pytest $(COVERAGE) --cov-append --cov-report=term tests/training
+
+# Builds the images and breaks replicas behind a balancer, with a real Docker engine: as root, in about 20 minutes.
+test-deploy: .venv/deploy /usr/bin/wrk
+	$(BIN)/python -m pytest -o addopts= --import-mode=importlib -ra -s tests/deploy
+
+# Every benchmark, about half an hour; docs/benchmarks.md is made from what they find.
+bench: .venv/dev /usr/bin/wrk
+	$(BIN)/python -m benchmarks
 
 check: .venv/dev
 	$(BIN)/ruff check .
@@ -35,6 +43,14 @@ clean:
 .venv/dev: .venv/bin/python pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[cpu,train,dev]'
 	touch $@ .venv/cpu
+
+.venv/deploy: .venv/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[cpu,dev,deploy]'
+	touch $@
+
+# The load generator of the benchmarks and the deployment tests.
+/usr/bin/wrk:
+	apt-get update -qq && apt-get install -y -qq wrk
 
 # The end-to-end tests drive a real browser.
 /usr/bin/chromium:

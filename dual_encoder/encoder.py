@@ -6,7 +6,7 @@ import importlib.util
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,10 @@ from dual_encoder.errors import ModelError
 from dual_encoder.preprocess import Preprocess
 from dual_encoder.ragged import Shape, as_given, plan
 from dual_encoder.reference import ModelReference, parse_reference
+
+if TYPE_CHECKING:
+    from dual_encoder.int8_runtime import Int8Runtime
+    from dual_encoder.openvino_runtime import OpenVinoRuntime
 
 MODEL_JSON = "model.json"
 _BATCH = 32  # texts or pictures a call; more is no faster on a CPU
@@ -131,13 +135,14 @@ def load_encoder(
     """Load the dual encoder that `reference` names.
 
     `runtime` is auto, openvino or torch: auto takes torch on a GPU, else OpenVINO, for which a model that is not yet
-    exported is exported once into the cache. `precision` is auto, bf16 or fp32. On OpenVINO, `streams` batches may be
-    encoded at once, on `threads` cores together, all by default; `lazy` leaves each tower until it is first used.
+    exported is exported once into the cache. `precision` is auto, bf16, fp32 or int8: ONNX Runtime on 8-bit towers.
+    On a CPU without torch, `streams` batches may be encoded at once, on `threads` cores together, all by default;
+    `lazy` leaves each tower until it is first used.
     Raises ModelError, RuntimeMissing.
     """
     for name, value, allowed in [
         ("runtime", runtime, ("auto", "openvino", "torch")),
-        ("precision", precision, ("auto", "bf16", "fp32")),
+        ("precision", precision, ("auto", "bf16", "fp32", "int8")),
     ]:
         if value not in allowed:
             raise ModelError(f"{name} {value!r} is not one of {', '.join(allowed)}")
@@ -146,6 +151,12 @@ def load_encoder(
         device = "cuda" if runtime != "openvino" and _has_cuda() else "cpu"
     if runtime == "openvino" and device != "cpu":
         raise ModelError(f"runtime openvino runs on the CPU, not on {device}")
+    if precision == "int8":
+        if runtime != "auto" or device != "cpu":
+            raise ModelError(
+                "precision int8 is for the CPU, where ONNX Runtime computes it: leave runtime and device out"
+            )
+        return _load_exported(parsed, precision, streams, threads, lazy)
     if runtime == "auto":
         runtime = "openvino" if device == "cpu" and _installed("openvino") else "torch"
     if runtime == "openvino":
@@ -156,20 +167,16 @@ def load_encoder(
 def _load_exported(
     reference: ModelReference, precision: str, streams: int, threads: int | None, lazy: bool
 ) -> DualEncoder:
-    from dual_encoder.openvino_runtime import OpenVinoRuntime
-
     directory = reference.directory
     if directory is None or not (directory / MODEL_JSON).is_file():
         from dual_encoder.export import export_cached
 
-        directory = export_cached(reference)
+        directory = export_cached(reference, int8=precision == "int8")
     try:
         facts = json.loads((directory / MODEL_JSON).read_text("utf-8"))
         preprocess = Preprocess.from_config(json.loads((directory / "preprocess.json").read_text("utf-8")))
         tokenizer = _load_tokenizer(directory, facts)
-        engine = OpenVinoRuntime(
-            directory, precision, facts["context_length"], facts["cuttable"], streams=streams, threads=threads
-        )
+        engine = _runtime(directory, precision, facts, streams, threads)
         if not lazy:
             engine.compile()
         return DualEncoder(
@@ -187,6 +194,19 @@ def _load_exported(
         raise
     except Exception as error:  # a file missing, cut short or of another shape; `tokenizers` raises bare Exception
         raise ModelError(f"model {reference.name!r}: {directory} is not a whole exported model ({error})") from None
+
+
+def _runtime(
+    directory: Path, precision: str, facts: dict[str, Any], streams: int, threads: int | None
+) -> OpenVinoRuntime | Int8Runtime:
+    length, cuttable = facts["context_length"], facts["cuttable"]
+    if precision == "int8":
+        from dual_encoder.int8_runtime import Int8Runtime
+
+        return Int8Runtime(directory, length, cuttable, streams=streams, threads=threads)
+    from dual_encoder.openvino_runtime import OpenVinoRuntime
+
+    return OpenVinoRuntime(directory, precision, length, cuttable, streams=streams, threads=threads)
 
 
 def _load_tokenizer(directory: Path, facts: dict[str, Any]) -> TokenizeTexts:

@@ -8,6 +8,7 @@ import json
 import logging
 import shutil
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,41 +17,58 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dual_encoder.encoder import MODEL_JSON, lengths_of
-from dual_encoder.errors import ModelError
+from dual_encoder.errors import DualEncoderError, ModelError
 from dual_encoder.hf_tokenizer import write_hf_tokenizer
+from dual_encoder.int8_runtime import Int8Runtime
 from dual_encoder.open_clip_model import OpenClipModel, load_open_clip
 from dual_encoder.openvino_runtime import OpenVinoRuntime, cache_directory
+from dual_encoder.quantise import int8_path, write_int8
 from dual_encoder.reference import ModelReference, parse_reference
 from dual_encoder.text_tower import is_cuttable
 from dual_encoder.tokenizer import clean_kind, write_tokenizer
 
-_LEAST_COSINE = {"fp32": 0.9999, "bf16": 0.99}
+Judge = Callable[[Path], dict[str, Any]]
+
+_LEAST_COSINE = {"fp32": 0.9999, "bf16": 0.99, "int8": 0.95}
 _PROTOBUF_LIMIT = 1.5 * 2**30  # bytes of weights in one ONNX file; larger ones get a .data file beside it
 
 
-def export_cached(reference: ModelReference) -> Path:
-    """Export a model once into the cache; returns the directory."""
+def export_cached(reference: ModelReference, *, int8: bool = False) -> Path:
+    """Export a model once into the cache, with 8-bit towers where they are asked for; returns the directory."""
     source = load_open_clip(reference)
     directory = cache_directory() / "models" / source.fingerprint[:32]
-    if not (directory / MODEL_JSON).is_file():
-        _export(source, reference.name, directory, weights=False)
+    if not (directory / MODEL_JSON).is_file() or (int8 and not int8_path(directory, "text").is_file()):
+        _export(source, reference.name, directory, weights=False, int8=int8)
     return directory
 
 
-def export_model(reference: str, out: Path, license: str = "unknown") -> Path:
+def export_model(
+    reference: str, out: Path, license: str = "unknown", judge: Judge | None = None, *, int8: bool = False
+) -> Path:
     """Export what `reference` names to `out`, which must not exist or be the model's own directory.
 
+    `int8` adds 8-bit towers. `judge` sees the whole directory before it appears under its name: what it returns joins
+    model.json, files that it writes there come along, and what it raises stops the export, which then leaves no trace.
     Raises ModelError: it exists already, it has a tokenizer that cannot be written, or the exported towers do not
     give what torch gives at every batch size and text length tried.
     """
     parsed = parse_reference(reference)
     if out.exists() and out.resolve() != parsed.directory and any(out.iterdir()):
         raise ModelError(f"{out} exists already and is not empty")
-    _export(load_open_clip(parsed), parsed.name, out, license=license)
+    _export(load_open_clip(parsed), parsed.name, out, license=license, judge=judge, int8=int8)
     return out
 
 
-def _export(source: OpenClipModel, name: str, out: Path, *, weights: bool = True, license: str = "unknown") -> None:
+def _export(
+    source: OpenClipModel,
+    name: str,
+    out: Path,
+    *,
+    weights: bool = True,
+    license: str = "unknown",
+    judge: Judge | None = None,
+    int8: bool = False,
+) -> None:
     from safetensors.torch import save_file
 
     work = out.with_name(out.name + ".tmp")
@@ -68,6 +86,8 @@ def _export(source: OpenClipModel, name: str, out: Path, *, weights: bool = True
         )
         context_length = int(source.tokenizer.context_length)
         _write_onnx(source, work, context_length)
+        if int8:
+            write_int8(work)
         parity = _measure_parity(source, work, context_length)
         if weights:
             kept = out / "open_clip_model.safetensors"
@@ -87,6 +107,8 @@ def _export(source: OpenClipModel, name: str, out: Path, *, weights: bool = True
             "files": {f.name: _sha256(f) for f in sorted(work.iterdir())},
         }
         _write_json(work / MODEL_JSON, facts)
+        if judge:
+            _write_json(work / MODEL_JSON, {**facts, **judge(work)})
         out.mkdir(parents=True, exist_ok=True)
         for file in sorted(work.iterdir(), key=lambda f: f.name == MODEL_JSON):  # model.json last: it says "whole"
             file.replace(out / file.name)
@@ -279,13 +301,17 @@ def _measure_parity(source: OpenClipModel, directory: Path, context_length: int)
         want_image = source.model.encode_image(torch.from_numpy(pixels)).numpy()
 
     figures: dict[str, dict[str, float]] = {}
-    for precision in ("fp32", "bf16"):
+    for precision in ("fp32", "bf16", "int8"):
         try:
-            runtime = OpenVinoRuntime(directory, precision, context_length, cuttable)
-        except ModelError:
-            if precision == "bf16":  # this CPU has none
-                continue
-            raise
+            runtime: OpenVinoRuntime | Int8Runtime
+            if precision == "int8":
+                runtime = Int8Runtime(directory, context_length, cuttable)
+            else:
+                runtime = OpenVinoRuntime(directory, precision, context_length, cuttable)
+        except DualEncoderError:
+            if precision == "fp32":
+                raise
+            continue  # this CPU has no bf16, or there are no 8-bit towers
         lengths = lengths_of(tokens.numpy()).tolist()
         text = [_cosine(runtime.encode_tokens(tokens[i : i + 1, :n].numpy()), want_text[i : i + 1])
                 for i, n in enumerate(lengths)]  # fmt: skip

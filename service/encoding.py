@@ -38,7 +38,7 @@ class QueryEncoder:
     def __init__(self, encoder: DualEncoder, settings: Settings, threads: Threads) -> None:
         self.encoder = encoder
         self._max_pixels = settings.max_pixels
-        workers = threads.streams if encoder.runtime.name == "openvino" else 1
+        workers = 1 if encoder.runtime.name == "torch" else threads.streams
         self.batcher = Batcher("encoder", workers)
         self._submit_text = self.batcher.lane("text", self._encode_rows, _TOKENS)
         self._submit_picture = self.batcher.lane("image", self._encode_pixels, _PIXELS)

@@ -14,6 +14,7 @@ from dual_encoder.errors import ModelError
 from dual_encoder.preprocess import Preprocess
 from training.config import TrainConfig
 
+MADE = "training.json"
 _BLOCK = re.compile(r"\.(?:resblocks|blocks|layers?|stages)\.(\d+)\.|\.layer(\d)\.")
 _BOTTOM = re.compile(r"embed|visual\.(conv|bn)\d|ln_pre|patch")
 
@@ -218,8 +219,13 @@ def _block(name: str) -> int | None:
     return int(match[1]) + 1 if match[1] is not None else int(match[2])
 
 
-def save_model(model: Any, architecture: dict[str, Any], preprocess: Preprocess, tokenizer: Any, out: Path) -> Path:
-    """Write `open_clip_config.json` and `open_clip_model.safetensors` (fp16), what open_clip loads by `local-dir:`."""
+def save_model(
+    model: Any, architecture: dict[str, Any], preprocess: Preprocess, tokenizer: Any, out: Path, made: dict[str, Any]
+) -> Path:
+    """Write `open_clip_config.json` and `open_clip_model.safetensors` (fp16), what open_clip loads by `local-dir:`.
+
+    Beside them `training.json` says how the model was `made`, for the card of an export.
+    """
     import torch
     from safetensors.torch import save_file
 
@@ -232,7 +238,8 @@ def save_model(model: Any, architecture: dict[str, Any], preprocess: Preprocess,
     unfinished = out / "open_clip_model.safetensors.tmp"
     try:
         save_file(weights, unfinished, metadata={"format": "pt"})
-        (out / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+        for name, value in (("open_clip_config.json", config), (MADE, made)):
+            (out / name).write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", "utf-8")
         unfinished.replace(out / "open_clip_model.safetensors")
         if hasattr(tokenizer, "tokenizer"):  # a Hugging Face one: open_clip looks for it beside the weights
             tokenizer.tokenizer.save_pretrained(out)

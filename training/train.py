@@ -144,7 +144,25 @@ def _train(
     if not leader:
         return config.out / "model"
     best = average.module if average is not None else model
-    return save_model(merged(best), student.architecture, student.preprocess, student.tokenizer, config.out / "model")
+    out, made = config.out / "model", _made(config, processes, device)
+    return save_model(merged(best), student.architecture, student.preprocess, student.tokenizer, out, made)
+
+
+def _made(config: TrainConfig, processes: Processes, device: torch.device) -> dict[str, Any]:
+    """What a model's card tells of its training; folders by their names alone, which is all that others can use."""
+    import torch
+
+    recipe = config.model_dump(mode="json", exclude={"out", "workers", "checkpoint_every", "log_every"})
+    for name in ("model", "data", "validation", "teacher"):
+        if recipe[name] and Path(recipe[name]).exists():
+            recipe[name] = "/".join(Path(recipe[name]).resolve().parts[-2:])
+    return {
+        "pairs": len(read_pairs(config.data)),
+        "processes": processes.size,
+        "device": device.type,
+        "torch": torch.__version__,
+        "recipe": recipe,
+    }
 
 
 def _device(device_type: str, processes: Processes) -> str:

@@ -26,7 +26,7 @@ def build(
     target_recall: Annotated[float, typer.Option(help="recall@10 that HNSW must reach.", min=0, max=1)] = 0.95,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda")] = "auto",
     runtime: Annotated[str, typer.Option(help="auto, openvino, torch")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, bf16, fp32")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, bf16, fp32, int8")] = "auto",
     resume: Annotated[bool, typer.Option("--resume/--fresh", help="Go on with an interrupted build.")] = True,
     thumbnails: Annotated[bool, typer.Option(help="Keep small pictures for the page.")] = True,
     json: _Json = False,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -30,9 +30,31 @@ def info(
 def export(
     model: Annotated[str, typer.Argument(help="The model to export.")],
     out: Annotated[Path, typer.Option(help="Directory to write; new or empty, or the model's own.")],
-    license: Annotated[str, typer.Option(help="License of the weights, recorded in model.json.")] = "unknown",
+    license: Annotated[str, typer.Option(help="License of the weights, for model.json and the card.")] = "unknown",
+    data: Annotated[
+        Path | None, typer.Option(help="Judge every precision on these pairs: as of `crossmodal evaluate`.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Which split of a prepared folder.")] = "test",
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first rows of --data.")] = None,
+    most_loss: Annotated[
+        float, typer.Option(min=0, max=1, help="Refuse if recall@1 falls further below fp32's.")
+    ] = 0.01,
+    accept_loss: Annotated[bool, typer.Option("--accept-loss", help="Export whatever is lost.")] = False,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Also write towers with 8-bit weights: --precision int8.")
+    ] = False,
 ) -> None:
-    """Write a model as a directory that serves without torch."""
+    """Write a model as a directory that serves without torch, with a card; judge it first where --data is given."""
+    from crossmodal.progress import progress
     from dual_encoder.export import export_model
+    from training import release
 
-    print(export_model(model, out, license))
+    with progress("judging") as report:
+
+        def judge(folder: Path) -> dict[str, Any]:
+            return release.judge(
+                folder, name=model, license=license, data=data, split=split, limit=limit,
+                most_loss=None if accept_loss else most_loss, made=release.made_of(model), on_progress=report,
+            )  # fmt: skip
+
+        print(export_model(model, out, license, judge, int8=int8))

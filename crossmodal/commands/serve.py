@@ -16,7 +16,7 @@ def serve(
     model: Annotated[str | None, typer.Option(help="Model reference; the snapshot's own when not given.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda")] = None,
     runtime: Annotated[str | None, typer.Option(help="auto, openvino, torch")] = None,
-    precision: Annotated[str | None, typer.Option(help="auto, bf16, fp32")] = None,
+    precision: Annotated[str | None, typer.Option(help="auto, bf16, fp32, int8")] = None,
 ) -> None:
     """Serve an index over REST, with a web page at /. Everything else is set by CROSSMODAL_… variables."""
     from service.server import serve as run

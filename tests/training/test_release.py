@@ -1,0 +1,102 @@
+"""An export is judged before it appears: what loses too much is refused, what passes has a card with the figures."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dual_encoder import load_encoder
+from dual_encoder.export import export_model
+from training import release
+from training.config import TrainConfig
+from training.train import train
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundled model, exported with 8-bit towers and judged on some scenes."""
+    from training.scenes import write_scenes
+
+    folder = tmp_path_factory.mktemp("release")
+    scenes = write_scenes(folder / "scenes", 80, seed=4, split="test")
+
+    def judge(work: Path) -> dict[str, Any]:
+        assert not (folder / "out").exists()
+        return release.judge(work, name="tiny", license="Apache-2.0", data=scenes)
+
+    return export_model("tiny", folder / "out", "Apache-2.0", judge, int8=True)
+
+
+def test_figures_and_card(trained: Path) -> None:
+    facts = json.loads((trained / "model.json").read_text())
+    found = facts["quality"]["precisions"]
+    assert {"fp32", "int8"} <= set(found)
+    assert found["fp32"]["text_to_image"]["recall@1"] > 0.9
+    assert found["int8"]["text_to_image"]["recall@1"] > found["fp32"]["text_to_image"]["recall@1"] - 0.0101
+    assert facts["parity"]["int8"]["text"] > 0.98
+    card = (trained / release.CARD).read_text()
+    assert card.startswith('---\nlicense: "Apache-2.0"\n')
+    assert f"| int8 | text → image | {found['int8']['text_to_image']['recall@1']:.3f} |" in card
+    assert "THIS_FOLDER" in card
+
+
+def test_the_export_serves_in_8_bits(trained: Path) -> None:
+    whole, small = (load_encoder(str(trained), precision=precision) for precision in ("fp32", "int8"))
+    texts = ["a red star", "四个蓝色圆形排成一行", "a small green ring above a large black cross on a white background"]
+    assert (whole.encode_texts(texts) * small.encode_texts(texts)).sum(1).min() > 0.98
+    assert small.fingerprint == whole.fingerprint
+
+
+def test_what_loses_too_much_is_refused(trained: Path, tmp_path: Path) -> None:
+    """8-bit towers whose weights went wrong on the way."""
+    import onnx
+    from onnx import TensorProto
+
+    folder = tmp_path / "model"
+    shutil.copytree(trained, folder)
+    model = onnx.load(str(folder / "text.int8.onnx"))
+    for tensor in model.graph.initializer:
+        if tensor.data_type == TensorProto.INT8 and tensor.raw_data:
+            tensor.raw_data = bytes(len(tensor.raw_data))
+    onnx.save(model, str(folder / "text.int8.onnx"))
+    scenes = trained.parent / "scenes/captions.jsonl"
+    with pytest.raises(
+        release.QualityError, match=r"int8 loses \d+\.\d points of text to image recall@1 \(\d\.\d+ in fp32"
+    ):
+        release.judge(folder, name="tiny", data=scenes)
+    accepted = release.judge(folder, name="tiny", data=scenes, most_loss=None)
+    assert accepted["quality"]["precisions"]["int8"]["text_to_image"]["recall@1"] < 0.2
+
+
+def test_a_refused_export_leaves_no_trace(tmp_path: Path) -> None:
+    def judge(work: Path) -> dict[str, Any]:
+        assert (work / "model.json").is_file()
+        raise release.QualityError("too bad")
+
+    with pytest.raises(release.QualityError, match="too bad"):
+        export_model("tiny", tmp_path / "out", judge=judge)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_card_tells_how_it_was_trained(tmp_path: Path, config: Callable[..., TrainConfig]) -> None:
+    model = train(config(steps=1))
+    made = release.made_of(str(model))
+    assert made is not None
+    assert made["pairs"] == 64
+    assert made["recipe"]["objectives"] == {"info_nce": 1.0}
+    assert str(tmp_path) not in json.dumps(made)
+    facts = {
+        "dim": 32,
+        "fingerprint": "f" * 64,
+        "temperature": 0.07,
+        "context_length": 77,
+        "cuttable": True,
+        "parity": {},
+    }
+    assert "steps: 1\n" in release.card("mine", "MIT", facts, {}, made)
+    assert release.made_of("ViT-B-32") is None

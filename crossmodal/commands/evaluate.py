@@ -32,6 +32,10 @@ def evaluate(
     templates: Annotated[
         str | None, typer.Option(help="openai, simple, short, zh, none, or a file of sentences with {}.")
     ] = None,
+    linear_probe: Annotated[
+        Path | None, typer.Option(metavar="DATA", help="Classify --label by a linear probe fitted on these pairs.")
+    ] = None,
+    shots: Annotated[int | None, typer.Option(min=1, help="Pictures a class to fit the linear probe on.")] = None,
     probe: Annotated[bool, typer.Option("--probe", help="Probe with hard negatives of drawn scenes.")] = False,
     count: Annotated[int, typer.Option(min=1, help="Scenes to probe with.")] = 1000,
     seed: Annotated[int, typer.Option(help="Of these scenes.")] = 11,
@@ -46,10 +50,16 @@ def evaluate(
     """Retrieval both ways, zero-shot classification, hard negatives, and one model against another."""
     if data is None and not probe and probe_data is None:
         raise typer.BadParameter("give --data, --probe or --probe-data")
-    if data is None and (needy := [n for n, v in [("compare", compare), ("classes", classes), ("by", by)] if v]):
+    if data is None and (
+        needy := [
+            n for n, v in [("compare", compare), ("classes", classes), ("by", by), ("linear-probe", linear_probe)] if v
+        ]
+    ):
         raise typer.BadParameter(f"--{needy[0]} needs --data")
-    if (classes is None) != (label is None) or (templates and classes is None):
-        raise typer.BadParameter("--classes and --label go together, and --templates with them")
+    if (label is None) != (classes is None and linear_probe is None) or (templates and classes is None):
+        raise typer.BadParameter("--label goes with --classes or --linear-probe, and --templates with --classes")
+    if shots is not None and linear_probe is None:
+        raise typer.BadParameter("--shots needs --linear-probe")
 
     from crossmodal.output import print_json
     from crossmodal.progress import progress
@@ -67,6 +77,8 @@ def evaluate(
         figures["data"] = str(data)
         part, found = _on_data(encoder, other, data, split, language, by or [], limit, classes, label, templates)
         figures |= part
+        if linear_probe is not None and label is not None:
+            figures["linear_probe"] = _linear_probe(encoder, linear_probe, found, label, shots)
     if probe:
         with progress("drawing and encoding scenes") as report:
             split_of_scenes = split if data is None else "test"
@@ -119,6 +131,18 @@ def _on_data(
     return figures, found
 
 
+def _linear_probe(encoder: DualEncoder, data: Path, found: Retrieved, label: str, shots: int | None) -> dict[str, Any]:
+    from crossmodal.progress import progress
+    from training.evaluation.gallery import encode_pictures, read_gallery
+    from training.evaluation.linear_probe import probe
+
+    known = read_gallery(data, split="train")
+    labels, wanted = known.column(label), found.gallery.column(label)
+    with progress("encoding pictures to fit on") as report:
+        vectors = encode_pictures(encoder, known.pairs, report)
+    return probe(vectors, labels, found.vectors.images, wanted, shots=shots)
+
+
 def _print(figures: dict[str, Any]) -> None:
     from crossmodal.output import print_table
 
@@ -146,9 +170,11 @@ def _tables(figures: dict[str, Any]) -> Iterator[tuple[list[str], list[tuple[obj
             rows.append((part["value"], part["images"], part["texts"], *recall))
         if rows:
             yield [column, "pictures", "captions", *(f"recall@1 {way}" for way in _WAYS.values())], rows
-    if classification := figures.get("classification"):
+    for key, how in (("classification", "zero-shot"), ("linear_probe", "linear probe")):
+        if (classification := figures.get(key)) is None:
+            continue
         bounds = classification["intervals"]
-        head = f"{classification['images']:,} pictures, {classification['classes']} classes"
+        head = f"{how}: {classification['images']:,} pictures, {classification['classes']} classes"
         figure_names = ("top1", "top5", "mean_class_recall")
         yield [head, ""], [(n.replace("_", " "), _with_bounds(classification[n], bounds.get(n))) for n in figure_names]
         if confusions := classification["confusions"]:

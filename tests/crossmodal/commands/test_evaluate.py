@@ -66,17 +66,26 @@ def test_classes_comparison_probes_and_report(run: Run, scenes: Path, tmp_path: 
         json.dumps({"image": str(scenes.parent / row["image"]), "caption": row["caption"][0], "negative": "a house"})
     )
     more = ("--classes", tmp_path / "classes.txt", "--label", "shape", "--templates", "none", "--compare", "tiny",
+            "--linear-probe", scenes, "--shots", 1,
             "--probe", "--count", 10, "--probe-data", probes, "--html", tmp_path / "r.html")  # fmt: skip
     figures = run.json("--data", scenes, *more)
     assert figures["classification"]["classes"] == 13
     assert figures["classification"]["templates"] == 1
+    assert figures["linear_probe"]["fitted"] == figures["linear_probe"]["classes"]
     assert figures["comparison"]["text_to_image"]["p"] == 1
     assert figures["probes"]["scenes"] == 10
     assert figures["probe_data"]["all"] == {"count": 1, "accuracy": 1.0, "interval": [1.0, 1.0]}
     assert (tmp_path / "r.html").read_text("utf-8").startswith("<!doctype html>")
     code, out, _ = run("--model", "tiny", "--data", scenes, *more)
     assert code == 0
-    for words in ("recall@1", "language", "mean class recall", "swapped relation", "no significant difference"):
+    for words in (
+        "recall@1",
+        "language",
+        "mean class recall",
+        "linear probe: ",
+        "swapped relation",
+        "no significant difference",
+    ):
         assert words in out
 
 
@@ -90,7 +99,8 @@ def test_bad_usage(run: Run, scenes: Path, tmp_path: Path) -> None:
     tiny = ("--model", "tiny")
     run.fails(2, *tiny, says="give --data, --probe or --probe-data")
     run.fails(2, *tiny, "--probe", "--compare", "tiny", says="--compare needs --data")
-    run.fails(2, *tiny, "--data", scenes, "--classes", tmp_path, says="--classes and --label go together")
+    run.fails(2, *tiny, "--data", scenes, "--classes", tmp_path, says="--label goes with --classes or --linear-probe")
+    run.fails(2, *tiny, "--data", scenes, "--shots", 3, says="--shots needs --linear-probe")
     run.fails(2, *tiny, "--data", scenes, "--limit", 0, says="limit")
 
 

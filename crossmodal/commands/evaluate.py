@@ -134,13 +134,14 @@ def _on_data(
 def _linear_probe(encoder: DualEncoder, data: Path, found: Retrieved, label: str, shots: int | None) -> dict[str, Any]:
     from crossmodal.progress import progress
     from training.evaluation.gallery import encode_pictures, read_gallery
-    from training.evaluation.linear_probe import probe
+    from training.evaluation.linear_probe import few, probe
 
     known = read_gallery(data, split="train")
     labels, wanted = known.column(label), found.gallery.column(label)
+    chosen = few(labels, shots)
     with progress("encoding pictures to fit on") as report:
-        vectors = encode_pictures(encoder, known.pairs, report)
-    return probe(vectors, labels, found.vectors.images, wanted, shots=shots)
+        vectors = encode_pictures(encoder, [known.pairs[i] for i in chosen], report)
+    return probe(vectors, [labels[i] for i in chosen], found.vectors.images, wanted)
 
 
 def _print(figures: dict[str, Any]) -> None:

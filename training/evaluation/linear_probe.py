@@ -17,43 +17,44 @@ _STRENGTHS = tuple(10.0**power for power in range(-6, 1))  # of the L2 penalty, 
 _FOLDS = 3
 
 
+def few(labels: Sequence[Any], shots: int | None, seed: int = 0) -> list[int]:
+    """Which pictures to fit on: `shots` of each label, drawn by the seed, or all; so that no others need encoding.
+
+    Raises ValueError: fewer than two classes, a class with fewer pictures than shots, a picture without a label.
+    """
+    names = np.asarray([_name(label) for label in labels])
+    classes, sizes = np.unique(names, return_counts=True)
+    if len(classes) < 2:
+        raise ValueError(f"{len(classes)} classes to fit a linear probe on; at least 2 are needed")
+    order = np.random.default_rng(seed).permutation(len(names))
+    if shots is None:
+        return [int(i) for i in order]
+    if (least := int(sizes.min())) < shots:
+        name = str(classes[sizes.argmin()])
+        raise ValueError(f"class {name!r} has {least} pictures, fewer than {shots} shots")
+    chosen = np.concatenate([order[names[order] == name][:shots] for name in classes])
+    return [int(i) for i in np.random.default_rng(seed + 1).permutation(chosen)]
+
+
 def probe(
-    train: NDArray[np.float32],
-    train_labels: Sequence[Any],
-    test: NDArray[np.float32],
-    test_labels: Sequence[Any],
-    *,
-    shots: int | None = None,
-    seed: int = 0,
+    train: NDArray[np.float32], train_labels: Sequence[Any], test: NDArray[np.float32], test_labels: Sequence[Any]
 ) -> dict[str, Any]:
     """Fit on `train` (n, dim), unit vectors with a label each, and classify `test` (m, dim).
 
-    `shots` keeps that many pictures a class, drawn by the seed. The penalty is chosen by cross-validation on what is
-    fitted. Gives `classify`'s figures, and `shots`, `penalty` and the number of pictures `fitted`.
-    Raises ValueError: fewer than two classes, a class with fewer pictures than shots, a label of the test that is new.
+    The penalty is chosen by cross-validation on what is fitted. Gives `classify`'s figures, `penalty` and the number
+    of pictures `fitted`. Raises ValueError for a label of the test that is none of those fitted on.
     """
     names = sorted({_name(label) for label in train_labels})
-    if len(names) < 2:
-        raise ValueError(f"{len(names)} classes to fit a linear probe on; at least 2 are needed")
     numbers = {name: number for number, name in enumerate(names)}
-    labels = np.asarray([numbers[_name(label)] for label in train_labels], dtype=np.int64)
     if unknown := [label for label in test_labels if _name(label) not in numbers]:
         raise ValueError(f"class {unknown[0]!r} is not among the {len(names)} that the linear probe is fitted on")
-    wanted = np.asarray([numbers[_name(label)] for label in test_labels], dtype=np.int64)
-
-    rng = np.random.default_rng(seed)
-    order = rng.permutation(len(labels))
-    if shots is not None:
-        sizes = np.bincount(labels, minlength=len(names))
-        if (least := int(sizes.min())) < shots:
-            raise ValueError(f"class {names[int(sizes.argmin())]!r} has {least} pictures, fewer than {shots} shots")
-        order = np.concatenate([order[labels[order] == number][:shots] for number in range(len(names))])
-        order = rng.permutation(order)
-    vectors, labels = _with_one(train[order]), labels[order]
+    labels, wanted = (
+        np.asarray([numbers[_name(label)] for label in each], dtype=np.int64) for each in (train_labels, test_labels)
+    )
+    vectors = _with_one(train)
     penalty = _choose(vectors, labels, len(names))
     weights = fit(vectors, labels, len(names), penalty)
-    found = classify(_with_one(test), wanted, weights, names)
-    return {"shots": shots, "fitted": len(labels), "penalty": penalty, **found}
+    return {"fitted": len(labels), "penalty": penalty, **classify(_with_one(test), wanted, weights, names)}
 
 
 def fit(vectors: NDArray[np.float32], labels: NDArray[np.int64], classes: int, penalty: float) -> NDArray[np.float32]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from training.evaluation.linear_probe import fit, probe
+from training.evaluation.linear_probe import few, fit, probe
 
 RNG = np.random.default_rng(3)
 CENTRES = RNG.standard_normal((4, 16))
@@ -32,26 +32,35 @@ def test_the_gradient_vanishes_where_it_stops() -> None:
 def test_more_labels_are_better_and_few_already_good() -> None:
     train, names = pictures(400, 2)
     test, wanted = pictures(300, 4)
-    one, many = (probe(train, names, test, wanted, shots=shots) for shots in (1, 50))
-    assert one["fitted"] == 4
-    assert many["fitted"] == 200
-    assert 0.5 < one["top1"] <= many["top1"]
-    assert many["top1"] > 0.9
-    assert probe(train, names, test, wanted, shots=1) == one
-    shuffled = RNG.permutation(names).tolist()
-    assert probe(train, shuffled, test, wanted, shots=50)["top1"] < 0.8
+
+    def accuracy(labels: list[str], shots: int) -> float:
+        chosen = few(labels, shots)
+        assert len(chosen) == len(set(chosen)) == 4 * shots
+        assert chosen == few(labels, shots)
+        found = probe(train[chosen], [labels[i] for i in chosen], test, wanted)
+        assert (found["fitted"], found["images"]) == (4 * shots, 300)
+        return float(found["top1"])
+
+    assert 0.5 < accuracy(names, 1) <= accuracy(names, 50)
+    assert accuracy(names, 50) > 0.9
+    assert accuracy(RNG.permutation(names).tolist(), 50) < 0.8
+    assert sorted(few(names, None)) == list(range(400))
 
 
 @pytest.mark.parametrize(
-    ("train", "test", "shots", "said"),
+    ("labels", "shots", "said"),
     [
-        (["a"] * 6, ["a"] * 6, None, "1 classes"),
-        (["a", "b"] * 3, ["a", "z"] * 3, None, "class 'z' is not among the 2"),
-        (["a"] * 5 + ["b"], ["a"] * 6, 2, "class 'b' has 1 pictures, fewer than 2 shots"),
-        (["a", None] * 3, ["a"] * 6, None, "no label"),
+        (["a"] * 6, None, "1 classes"),
+        (["a"] * 5 + ["b"], 2, "class 'b' has 1 pictures, fewer than 2 shots"),
+        (["a", None] * 3, None, "no label"),
     ],
 )
-def test_labels_that_do_not_fit(train: list[Any], test: list[Any], shots: int | None, said: str) -> None:
-    vectors = pictures(6, 1)[0]
+def test_labels_that_cannot_be_fitted(labels: list[Any], shots: int | None, said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        probe(vectors, train, vectors, test, shots=shots)
+        few(labels, shots)
+
+
+def test_a_new_label_is_named() -> None:
+    vectors, names = pictures(6, 1)
+    with pytest.raises(ValueError, match="class 'z' is not among the"):
+        probe(vectors, names, vectors, ["z"] * 6)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import orjson
 
@@ -11,6 +12,7 @@ from service.errors import Problem
 from service.finder import Target, Wanted
 from service.results import dumps
 from service.schemas import SearchRequest
+from vector_index import BadFilter, Filter, Snapshot
 
 
 async def answer(engine: Engine, target: Target, wanted: SearchRequest, began: float, picture: bytes = b"") -> bytes:
@@ -28,12 +30,13 @@ async def answer(engine: Engine, target: Target, wanted: SearchRequest, began: f
     if len(queries) * (wanted.offset + wanted.k) > 10 * limits.max_k:
         raise Problem(422, f"{len(queries)} queries of {wanted.k:,} hits are too much for one request: lower k")
     snapshot = engine.snapshot  # one snapshot for the whole request, whatever is published meanwhile
+    where = _filter(wanted.filter, snapshot, target)
     include = tuple(sorted(set(wanted.include)))
     vectors = list(await engine.queries.pictures([picture])) if picture else await engine.vectors_of(queries, snapshot)
     encoded = time.perf_counter()
     lists = await engine.find(
         [
-            Wanted(snapshot, target, vector, wanted.k, wanted.offset, wanted.min_score, wanted.exact, include)
+            Wanted(snapshot, target, vector, wanted.k, wanted.offset, wanted.min_score, wanted.exact, include, where)
             for vector in vectors
         ]
     )
@@ -46,3 +49,13 @@ async def answer(engine: Engine, target: Target, wanted: SearchRequest, began: f
         "total": round((done - began) * 1e3, 3),
     }
     return dumps({**one, "snapshot": snapshot.name, "model": engine.encoder.reference, "took_ms": took})
+
+
+def _filter(value: dict[str, Any] | None, snapshot: Snapshot, target: Target) -> Filter | None:
+    if value is None:
+        return None
+    collection = snapshot.images if target == "images" else snapshot.texts
+    try:
+        return Filter.parse(value, collection.schema)
+    except BadFilter as error:
+        raise Problem(422, f"filter: {error}") from None

@@ -74,6 +74,10 @@ class SearchRequest(Strict):
                 {"query": {"text": "a red star"}, "k": 3},
                 {"query": [{"text": "a red star"}, {"text": "striped", "weight": -0.5}], "k": 3},
                 {"queries": [{"text": "红色星形"}, {"text": "four blue circles"}], "include": ["captions"]},
+                {
+                    "query": {"text": "a star"},
+                    "filter": {"background": {"$in": ["white", "beige"]}, "count": {"$gt": 1}},
+                },
             ]
         }
     )
@@ -84,6 +88,11 @@ class SearchRequest(Strict):
     offset: int = Field(0, ge=0, le=10_000)
     min_score: FiniteFloat | None = None
     exact: bool = Field(False, description="search every vector instead of the approximate index")
+    filter: dict[str, Any] | None = Field(
+        None,
+        description="conditions on columns: $eq $ne $gt $gte $lt $lte $in $nin $exists, with $and $or $not",
+        examples=[{"background": "white", "count": {"$gte": 2}}],
+    )
     include: list[Include] = []
 
     @model_validator(mode="after")

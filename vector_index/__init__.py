@@ -7,6 +7,7 @@
 from vector_index.collection import Collection
 from vector_index.directory import IndexDirectory
 from vector_index.errors import (
+    BadFilter,
     BadIndexType,
     DimensionMismatch,
     IndexLocked,
@@ -16,17 +17,20 @@ from vector_index.errors import (
     UnsupportedFormat,
     VectorIndexError,
 )
+from vector_index.filters import Filter
 from vector_index.kinds import choose_index_type
 from vector_index.manifest import CollectionStamp, FileStamp, IndexStamp, Manifest, ModelStamp, RecallPoint
 from vector_index.snapshot import Snapshot
 from vector_index.writer import SnapshotWriter
 
 __all__ = [
+    "BadFilter",
     "BadIndexType",
     "Collection",
     "CollectionStamp",
     "DimensionMismatch",
     "FileStamp",
+    "Filter",
     "IndexDirectory",
     "IndexLocked",
     "IndexNotFound",

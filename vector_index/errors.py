@@ -7,7 +7,8 @@ VectorIndexError
 ├── IndexLocked          another writer holds the index
 ├── UnknownId            no row has this id
 ├── DimensionMismatch    vectors of the wrong shape for this index
-└── BadIndexType         an index type that is not supported
+├── BadIndexType         an index type that is not supported
+└── BadFilter            a filter that the table's columns do not allow
 
 Bad input data (NaN, duplicate ids, schemas that differ) raises the built-in ValueError; rows out of range, IndexError.
 """
@@ -43,3 +44,7 @@ class DimensionMismatch(VectorIndexError):
 
 class BadIndexType(VectorIndexError):
     """The index type is not one of those supported."""
+
+
+class BadFilter(VectorIndexError):
+    """A filter is not well formed, or does not fit the columns; the message says what is allowed."""

@@ -115,12 +115,18 @@ def exact_scores(queries: Floats, vectors: Floats, k: int) -> Floats:
     return best
 
 
-def search(index: Any, vectors: Floats, k: int, ef_search: int) -> tuple[Floats, Ints]:
+def search(index: Any, vectors: Floats, k: int, ef_search: int, selector: Any = None) -> tuple[Floats, Ints]:
     """Search an index, an HNSW one at `ef_search`: float32 scores descending and int64 rows, both (q, k).
 
-    efSearch goes with the call, not into the index, so that threads may search one index with different ones.
+    `selector`, a faiss.IDSelector, keeps the search to some rows. Both go with the call, not into the index, so that
+    threads may search one index with different ones.
     """
-    params = load_faiss().SearchParametersHNSW(efSearch=ef_search) if is_hnsw(index) else None
+    faiss = load_faiss()
+    params = None
+    if is_hnsw(index):
+        params = faiss.SearchParametersHNSW(efSearch=ef_search, sel=selector)
+    elif selector is not None:
+        params = faiss.SearchParameters(sel=selector)
     scores, rows = index.search(vectors, k, params=params)
     scores[rows < 0] = -np.inf
     return scores, rows

@@ -16,6 +16,9 @@ def search(
     k: Annotated[int, typer.Option("-k", help="How many results.", min=1, max=10_000)] = 10,
     model: Annotated[str | None, typer.Option(help="Model reference; the snapshot's own when not given.")] = None,
     exact: Annotated[bool, typer.Option(help="Search every vector.")] = False,
+    filter: Annotated[
+        str | None, typer.Option(metavar="JSON", help="Conditions on columns, as the REST API has them.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the REST API's answer.")] = False,
 ) -> None:
     """Search an index from the shell."""
@@ -25,7 +28,7 @@ def search(
         raise typer.BadParameter("give exactly one of --text and --image")
     if target not in ("images", "texts"):
         raise typer.BadParameter(f"{target!r} is not images or texts", param_hint="--target")
-    answer = _search(index, text, image, target, k, model, exact)
+    answer = _search(index, text, image, target, k, model, exact, filter)
     if json:
         print_json(answer)
         return
@@ -36,7 +39,14 @@ def search(
 
 
 def _search(
-    index: Path, text: str | None, image: Path | None, target: str, k: int, model: str | None, exact: bool
+    index: Path,
+    text: str | None,
+    image: Path | None,
+    target: str,
+    k: int,
+    model: str | None,
+    exact: bool,
+    filter: str | None,
 ) -> dict[str, Any]:
     """One request through the service's own engine."""
     import asyncio
@@ -53,7 +63,11 @@ def _search(
     if image is not None:
         picture = image.read_bytes()
         query = {"image": {"base64": ""}}
-    wanted = SearchRequest.model_validate({"query": query, "k": k, "exact": exact})
+    try:
+        where = None if filter is None else json.loads(filter)
+    except ValueError as error:
+        raise ValueError(f"--filter: not JSON: {error}") from None
+    wanted = SearchRequest.model_validate({"query": query, "k": k, "exact": exact, "filter": where})
     engine = Engine(Settings(index=index, model=model), lazy=True)
     try:
         found = asyncio.run(answer(engine, target, wanted, time.perf_counter(), picture))  # type: ignore[arg-type]

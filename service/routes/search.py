@@ -6,6 +6,7 @@ import hashlib
 import time
 from typing import Annotated, Any
 
+import orjson
 from fastapi import APIRouter, Query, Request, Response
 
 from service.answer import answer
@@ -51,6 +52,7 @@ async def search_by_url(
     offset: int = 0,
     min_score: float | None = None,
     exact: bool = False,
+    filter: Annotated[str | None, Query(description="as of POST, in JSON", examples=['{"count": 1}'])] = None,
     include: Annotated[str, Query(description="metadata, captions, vector; with commas")] = "",
 ) -> Response:
     """The same for one text or one indexed picture; caches may keep the answer and ask whether it is still good."""
@@ -59,6 +61,8 @@ async def search_by_url(
         raise Problem(422, "give exactly one of text and image_id")
     query: dict[str, Any] = {"text": text} if text is not None else {"image": {"id": image_id}}
     options = {"k": k, "offset": offset, "min_score": min_score, "exact": exact, "include": _split(include)}
+    if filter is not None:
+        options["filter"] = _object(filter)
     wanted = SearchRequest.model_validate({"query": query, **options})
     identity = f"{engine.snapshot.name} {engine.encoder.fingerprint} {request.url.path}?{request.url.query}"
     headers = {"ETag": f'"{hashlib.sha256(identity.encode()).hexdigest()[:32]}"', "Cache-Control": "no-cache"}
@@ -80,6 +84,8 @@ async def _multipart(request: Request) -> tuple[bytes, dict[str, Any]]:
     if not data:
         raise Problem(422, "image: the file is empty (0 bytes)")
     options: dict[str, Any] = {**request.query_params, **fields}
+    if "filter" in options:
+        options["filter"] = _object(options["filter"])
     if "include" in options:
         options["include"] = _split(options["include"])
     return data, options
@@ -87,3 +93,10 @@ async def _multipart(request: Request) -> tuple[bytes, dict[str, Any]]:
 
 def _split(include: str) -> list[str]:
     return [part.strip() for part in include.split(",") if part.strip()]
+
+
+def _object(text: str) -> Any:
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise Problem(422, f"filter: not JSON: {error}") from None

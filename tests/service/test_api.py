@@ -47,6 +47,27 @@ def rows(scenes: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in scenes.read_text("utf-8").splitlines()]
 
 
+def test_filters(client: httpx.Client, scenes: Path) -> None:
+    wanted = {"background": {"$in": ["white", "black"]}, "count": {"$gt": 1}}
+    expected = {row["image"] for row in rows(scenes) if row["background"] in ("white", "black") and row["count"] > 1}
+    assert expected
+    hits = search(client, query={"text": "stars"}, k=60, filter=wanted, include=["metadata"])["hits"]
+    assert {hit["uri"] for hit in hits} == expected
+    assert [hit["rank"] for hit in hits] == list(range(1, len(hits) + 1))
+    assert [hit["score"] for hit in hits] == sorted((hit["score"] for hit in hits), reverse=True)
+    by_url = client.get("/v1/search/images", params={"text": "stars", "k": 60, "filter": json.dumps(wanted)})
+    assert [hit["id"] for hit in by_url.json()["hits"]] == [hit["id"] for hit in hits]
+    assert search(client, query={"text": "stars"}, filter={"shape": "none"})["hits"] == []
+    picture = (scenes.parent / rows(scenes)[0]["image"]).read_bytes()
+    form = client.post("/v1/search/images", files={"image": picture}, data={"filter": json.dumps(wanted), "k": "60"})
+    assert {hit["uri"] for hit in form.json()["hits"]} == expected
+    batch = search(client, queries=[{"text": "stars"}, {"text": "a ring"}], k=60, filter=wanted)["results"]
+    assert [{hit["uri"] for hit in each["hits"]} for each in batch] == [expected, expected]
+    problem(client.get("/v1/search/images?text=x&filter={"), 422, "filter: not JSON")
+    text = search(client, "texts", query={"text": "stars"}, filter={"text": rows(scenes)[0]["caption"][0]})
+    assert [hit["text"] for hit in text["hits"]] == [rows(scenes)[0]["caption"][0]]
+
+
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_words_find_pictures(client: httpx.Client, scenes: Path, language: str) -> None:
     found = 0
@@ -213,6 +234,12 @@ def test_operations(client: httpx.Client) -> None:
         ({"query": {"image": {"url": "file:///etc/passwd"}}}, ["https"]),
         ({"queries": [{"text": "x"}] * 65}, ["65", "64"]),
         ({"query": [{"text": "x"}, {"text": "x", "weight": -1}]}, ["add up to nothing"]),
+        (
+            {"query": {"text": "x"}, "filter": {"colour_": "red"}},
+            ["filter: there is no column 'colour_'", "background"],
+        ),
+        ({"query": {"text": "x"}, "filter": {"count": "2"}}, ["filter: count", "number", '"2"']),
+        ({"query": {"text": "x"}, "filter": [1]}, ["filter", "object"]),
     ],
 )
 def test_bad_searches(client: httpx.Client, body: dict[str, Any], words: list[str]) -> None:

@@ -1,0 +1,200 @@
+"""Filters keep the rows that plain Python keeps, and say what is wrong with those that cannot be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vector_index import BadFilter, Filter, IndexDirectory
+from vector_index.tables import MappedTable, TableWriter
+
+ROWS: list[dict[str, Any]] = [
+    {"id": f"i{n}", "year": None if n % 7 == 0 else 1990 + n % 5, "score": None if n % 5 == 0 else n / 4 - 2,
+     "licence": [None, "CC0", "CC-BY", "雨"][n % 4], "free": [True, False, None][n % 3],
+     "tags": [None, [], ["a"], ["a", "b"], ["b", None]][n % 5]}
+    for n in range(60)
+]  # fmt: skip
+SCHEMA = pa.schema(
+    [("id", pa.string()), ("year", pa.int32()), ("score", pa.float64()), ("licence", pa.string()), ("free", pa.bool_()),
+     ("tags", pa.list_(pa.string()))]
+)  # fmt: skip
+VALUES: dict[str, list[Any]] = {
+    "year": [1990, 1992, 1994, 2000, 1991.5, 1991.0, 10**30, -(10**30)],
+    "score": [-2, 0.25, 5, 100],
+    "licence": ["CC0", "CC-BY", "雨", "", "zzz"],
+    "tags": ["a", "b", "c"],
+}
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> MappedTable:
+    path = tmp_path_factory.mktemp("filters") / "t.arrow"
+    writer = TableWriter(path, SCHEMA, batch_rows=16)
+    writer.append(pa.RecordBatch.from_pylist(ROWS, SCHEMA))
+    writer.close()
+    return MappedTable(path)
+
+
+def holds(value: Any, operator: str, wanted: Any) -> bool:
+    """The meaning of a condition, on one value or a list of them."""
+    if operator == "$not":
+        return not all(holds(value, name, each) for name, each in wanted.items())
+    if operator in ("$ne", "$nin"):
+        return not holds(value, {"$ne": "$eq", "$nin": "$in"}[operator], wanted)
+    if operator == "$exists":
+        return (value not in (None, [])) == wanted
+    values = [v for v in (value if isinstance(value, list) else [value]) if v is not None]
+    test: Callable[[Any], bool] = {
+        "$eq": lambda v: v == wanted,
+        "$in": lambda v: v in wanted,
+        "$gt": lambda v: v > wanted,
+        "$gte": lambda v: v >= wanted,
+        "$lt": lambda v: v < wanted,
+        "$lte": lambda v: v <= wanted,
+    }[operator]
+    return any(test(v) for v in values)
+
+
+def keeps(row: dict[str, Any], wanted: dict[str, Any]) -> bool:
+    for name, value in wanted.items():
+        if name == "$and":
+            held = all(keeps(row, each) for each in value)
+        elif name == "$or":
+            held = any(keeps(row, each) for each in value)
+        elif name == "$not":
+            held = not keeps(row, value)
+        else:
+            conditions = value if isinstance(value, dict) else {"$eq": value}
+            held = all(holds(row[name], operator, each) for operator, each in conditions.items())
+        if not held:
+            return False
+    return True
+
+
+@st.composite
+def conditions(draw: st.DrawFn) -> dict[str, Any]:
+    name = draw(st.sampled_from([*VALUES, "free"]))
+    if name == "free":
+        return {name: draw(st.one_of(st.booleans(), st.fixed_dictionaries({"$ne": st.booleans()})))}
+    value = st.sampled_from(VALUES[name])
+    compare = st.sampled_from(["$eq", "$ne", "$gt", "$gte", "$lt", "$lte"])
+    parts = st.one_of(
+        st.dictionaries(compare, value, min_size=1, max_size=2),
+        st.fixed_dictionaries({"$in": st.lists(value, max_size=3)}),
+        st.fixed_dictionaries({"$nin": st.lists(value, max_size=3)}),
+        st.fixed_dictionaries({"$exists": st.booleans()}),
+    )
+    return {name: draw(st.one_of(value, parts, st.fixed_dictionaries({"$not": parts})))}
+
+
+FILTERS = st.recursive(
+    conditions(),
+    lambda inner: st.one_of(
+        st.fixed_dictionaries({"$and": st.lists(inner, min_size=1, max_size=3)}),
+        st.fixed_dictionaries({"$or": st.lists(inner, min_size=1, max_size=3)}),
+        st.fixed_dictionaries({"$not": inner}),
+    ),
+    max_leaves=6,
+)
+
+
+@given(wanted=FILTERS)
+def test_the_same_rows_as_plain_python(table: MappedTable, wanted: dict[str, Any]) -> None:
+    try:
+        parsed = Filter.parse(wanted, table.schema)
+    except BadFilter as error:
+        assert "nested" in str(error)
+        return
+    mask = parsed.mask(table)
+    assert mask.dtype == np.bool_
+    assert mask.tolist() == [keeps(row, wanted) for row in ROWS]
+
+
+def nested(depth: int) -> dict[str, Any]:
+    return {"$not": nested(depth - 1)} if depth else {"year": 1}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "said"),
+    [
+        ({}, "an object with a condition"),
+        ([], "an object with a condition"),
+        ({"yaer": 1990}, "no column 'yaer'; there are id, year, score, licence, free, tags"),
+        ({"$nor": []}, r"unknown operator \$nor"),
+        ({"year": {"$regex": "x"}}, r"year: unknown operator '\$regex'; use \$eq"),
+        ({"year": {}}, "year: no condition"),
+        ({"year": "1990"}, "year: the column has int32, so a number is expected, not \"1990\""),
+        ({"year": True}, "so a number is expected, not true"),
+        ({"year": float("nan")}, "so a number is expected"),
+        ({"year": [1990]}, "so a number is expected"),
+        ({"free": 1}, "true or false is expected"),
+        ({"free": {"$gt": False}}, "compares numbers or texts"),
+        ({"licence": 3}, "a text is expected"),
+        ({"licence": None}, "null is no value"),
+        ({"licence": {"$in": "CC0"}}, r"\$in needs a list"),
+        ({"licence": {"$exists": 1}}, r"\$exists is true or false"),
+        ({"licence": {"$not": "CC0"}}, r"\$not needs conditions"),
+        ({"$and": {"year": 1}}, r"\$and needs a list"),
+        ({"$or": []}, r"\$or needs a list"),
+        (nested(8), "nested more than 8 deep"),
+        (nested(500), "nested more than 8 deep"),
+        ({"$or": [{"year": 1}] * 101}, "more than 100 conditions"),
+        ({"year": {"$in": [1] * 10_001}}, "has 10,001 values; at most 10,000"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_said(wanted: Any, said: str) -> None:
+    with pytest.raises(BadFilter, match=said):
+        Filter.parse(wanted, SCHEMA)
+
+
+def test_as_deep_as_allowed() -> None:
+    Filter.parse(nested(7), SCHEMA)
+
+
+@pytest.mark.parametrize("kind", ["Flat", "HNSW16,SQfp16"])
+def test_search_finds_the_nearest_of_what_is_kept(
+    directory: IndexDirectory, publish: Callable[..., str], make_corpus: Any, kind: str, tmp_path: Path
+) -> None:
+    corpus = make_corpus(3_000)
+    publish(corpus, index_type=kind)
+    queries = corpus.text_vectors[:20]
+    true = queries @ corpus.image_vectors.T
+    with directory.open() as snapshot:
+        images = snapshot.images
+        for least in (30, 300, 1_500, 2_700, 2_999):  # `width` counts the rows
+            where = Filter.parse({"width": {"$gte": least}}, images.schema)
+            scores, rows = images.search(queries, 10, where=where)
+            assert rows.shape == (20, min(10, 3_000 - least))
+            assert (rows >= least).all()
+            best = -np.sort(-true[:, least:], axis=1)[:, : rows.shape[1]]
+            assert np.mean(scores >= best[:, -1:] - 2e-3) >= 0.95
+            exact, _ = images.search(queries, 10, where=where, exact=True)
+            np.testing.assert_allclose(exact, best, atol=2e-3)
+        nothing = Filter.parse({"uri": "none"}, images.schema)
+        assert images.search(queries, 10, where=nothing)[1].shape == (20, 0)
+        everything = Filter.parse({"width": {"$gte": 0}}, images.schema)
+        np.testing.assert_array_equal(images.search(queries, 10, where=everything)[1], images.search(queries, 10)[1])
+
+
+def test_a_walk_that_goes_astray_is_made_good(
+    directory: IndexDirectory, publish: Callable[..., str], make_corpus: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is kept lies far from the query: the graph alone finds too little of it."""
+    monkeypatch.setattr("vector_index.collection.GRAPH_STEP", 0)  # always walk
+    corpus = make_corpus(3_000)
+    query = corpus.image_vectors[:1]
+    far = np.argsort(corpus.image_vectors @ query[0])[:40]
+    publish(corpus, index_type="HNSW4,SQfp16", target_recall=0.1)
+    with directory.open() as snapshot:
+        ids = [corpus.image_ids[row] for row in far]
+        where = Filter.parse({"id": {"$in": ids}}, snapshot.images.schema)
+        scores, rows = snapshot.images.search(query, 40, where=where)
+    assert set(rows[0].tolist()) == set(far.tolist())
+    assert (np.diff(scores[0]) <= 0).all()

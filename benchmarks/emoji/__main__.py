@@ -1,0 +1,167 @@
+"""Does fine-tuning pay? `tiny` as it is, `tiny` fine-tuned, and its architecture from scratch, on emoji.
+
+Training: the emoji of Google and Twitter with names and keywords in English and Chinese; one emoji in ten is held out.
+Test: every emoji as OpenMoji draws it; the query is its name alone. Most test concepts were seen in training, drawn by
+others; `held out` are those that never were, still searched among all; their relatives (another face, another flag)
+were. Every run sees each of its pictures equally often: one on fewer emoji is shorter. With --steps all are alike long.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks import report
+from benchmarks.common import cache, parser
+from benchmarks.emoji.artwork import make_pictures
+from benchmarks.emoji.concepts import HELD_OUT, LANGUAGES, read_emoji
+from benchmarks.emoji.packages import GOOGLE, NAMES, OPENMOJI, PACKAGES, TWITTER, PackageError, fetch
+from benchmarks.emoji.tables import TABLE, drawn_by_all, training_table, write_table
+
+_PASSES = 12
+_RECIPE = Path(__file__).parent / "recipe.yaml"
+_SCRATCH = Path(__file__).parents[2] / "training" / "recipes" / "tiny.json"
+_DRAWINGS = {
+    "google": (GOOGLE, "img/google/64"),
+    "twitter": (TWITTER, "img/twitter/64"),
+    "openmoji": (OPENMOJI, "color/svg"),
+}
+_TRAINING, _TEST = ("google", "twitter"), "openmoji"
+_WAYS = {"text_to_image": "text → image", "image_to_text": "image → text"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """`start` is what is trained, `share` that of the emoji that are not held out; `steps`, if any, before `passes`."""
+
+    name: str
+    start: str
+    share: float
+    passes: float
+    steps: int | None = None
+
+
+def main() -> None:
+    from dual_encoder import load_encoder
+
+    options = parser(__doc__)
+    options.prog = "python -m benchmarks.emoji"
+    options.add_argument("--model", default="tiny", help="the model to fine-tune: a reference that can be trained")
+    options.add_argument("--shares", type=float, nargs="+", default=[0.125, 0.25, 0.5, 1], help="of the emoji")
+    options.add_argument("--passes", type=float, default=_PASSES, help="how often a run sees each of its pictures")
+    options.add_argument("--steps", type=int, help="of each run, instead of passes")
+    options.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="other changes to the recipe")
+    options.add_argument("--quick", action="store_true", help="about two minutes: the largest share alone, one pass")
+    options.set_defaults(folder=cache() / "emoji")
+    given = options.parse_args()
+    if given.quick:
+        given.shares, given.passes = [max(given.shares)], 1
+    for package in PACKAGES:
+        print(f"{package.name} {package.version}: {package.what}; {package.licence}")
+    try:
+        folders = make_data(given.folder, given.shares)
+    except PackageError as error:
+        sys.exit(str(error))
+    model = str(Path(given.model).resolve()) if Path(given.model).is_dir() else given.model
+    changes = [f"seed={given.seed}", *given.set]
+    seen = {**report.conditions(), "torch_threads": _threads(), **_described(given.model, changes)}
+    seen["fingerprint"] = load_encoder(model, runtime="torch").fingerprint
+    seen |= {"steps": given.steps} if given.steps else {"passes": given.passes}
+    rows = [*measure("as it is", model, folders[_TEST], 0)]
+    for share in sorted(given.shares):
+        for name, start in (("fine-tuned", model), ("from scratch", str(_SCRATCH))):
+            rows += carry_out(Run(name, start, share, given.passes, given.steps), folders, changes)
+    seen["load_average_after"] = report.conditions()["load_average"]
+    order = {name: number for number, name in enumerate(("as it is", "fine-tuned", "from scratch"))}
+    report.save("emoji", seen, sorted(rows, key=lambda row: (row["language"], order[row["model"]])), given.out)
+
+
+def make_data(folder: Path, shares: list[float]) -> dict[str, Path]:
+    """Fetch what is not there and return each vendor's folder of pictures with its table. Raises PackageError."""
+    packages = folder / "packages"
+    emoji = read_emoji(fetch(NAMES, packages))
+    folders = {vendor: folder / vendor for vendor in _DRAWINGS}
+    for vendor, (package, place) in _DRAWINGS.items():
+        make_pictures(fetch(package, packages) / place, {each.key for each in emoji}, folders[vendor])
+    emoji = drawn_by_all(emoji, list(folders.values()))
+    print(f"{len(emoji):,} emoji that all vendors draw")
+    for vendor in _DRAWINGS:
+        write_table(emoji, folders[vendor], shares, keywords=vendor in _TRAINING)
+    return folders
+
+
+def carry_out(run: Run, folders: dict[str, Path], changes: list[str]) -> Iterator[dict[str, Any]]:
+    """Train and measure."""
+    from training.config import read_config
+    from training.train import Progress, train
+
+    def show(progress: Progress) -> None:
+        print(f"  step {progress.step} of {progress.steps}: loss {progress.loss:.3f}, "
+              f"{progress.pairs_per_second:.0f} pairs/s", flush=True)  # fmt: skip
+
+    with tempfile.TemporaryDirectory() as name:
+        table = Path(name) / TABLE
+        count = training_table([folders[vendor] for vendor in _TRAINING], run.share, table)
+        print(f"{run.name}, {run.share:g} of the emoji: {count:,} pictures", flush=True)
+        places = {"model": run.start, "data": str(table), "out": str(Path(name) / "run")}
+        changes = [*changes, *(f"{key}={json.dumps(value)}" for key, value in places.items())]
+        batch = read_config(_RECIPE, changes).batch_size
+        config = read_config(_RECIPE, [*changes, f"steps={run.steps or math.ceil(run.passes * count / batch)}"])
+        began = time.monotonic()
+        trained = train(config, show)
+        seconds = round(time.monotonic() - began)
+        for row in measure(run.name, str(trained), folders[_TEST], run.share):
+            yield {**row, "training_pictures": count, "steps": config.steps, "training_seconds": seconds}
+
+
+def measure(name: str, model: str, test: Path, share: float) -> Iterator[dict[str, Any]]:
+    """A row a language: recalls of both ways, of all queries, of those about held-out emoji, and of each kind."""
+    from dual_encoder import load_encoder
+    from training.evaluation import evaluate
+
+    encoder = load_encoder(model, runtime="torch", precision="fp32")
+    for language in LANGUAGES:
+        found = evaluate(encoder, test, language, by=["part", "kind"])
+        unseen = next(each for each in found["by"]["part"] if each["value"] == HELD_OUT)
+        row: dict[str, Any] = {"model": name, "share": share, "language": language}
+        row |= {"queries": found["texts"], **_recalls(found), "held out: queries": unseen["texts"]}
+        row |= {f"held out: {figure}": value for figure, value in _recalls(unseen).items()}
+        for each in found["by"]["kind"]:
+            row[f"{each['value']}: {_WAYS['text_to_image']} @10"] = each["text_to_image"]["recall@10"]
+        shown = [f"{figure} {row[figure]}" for figure in ("text → image @10", "held out: text → image @10")]
+        print(f"  {name}, {language}: {', '.join(shown)}", flush=True)
+        yield row
+
+
+def _recalls(found: dict[str, Any]) -> dict[str, Any]:
+    figures: dict[str, Any] = {}
+    for way, shown in _WAYS.items():
+        figures |= {f"{shown} @{k}": found[way][f"recall@{k}"] for k in (1, 5, 10)}
+        low, high = found["intervals"][way]["recall@10"]
+        figures[f"{shown} @10 95 %"] = f"{low:.3f}–{high:.3f}"
+    return figures
+
+
+def _threads() -> int:
+    import torch
+
+    return torch.get_num_threads()
+
+
+def _described(model: str, changes: list[str]) -> dict[str, str]:
+    """What is fine-tuned, and the recipe's lines with the changes, on one."""
+    lines = [line for line in _RECIPE.read_text("utf-8").splitlines() if line and not line.startswith("#")]
+    values = dict(line.split(": ", 1) for line in lines) | dict(change.split("=", 1) for change in changes)
+    hidden = ("model", "data", "out", "steps")
+    return {"model": model, "recipe": ", ".join(f"{key} {value}" for key, value in values.items() if key not in hidden)}
+
+
+if __name__ == "__main__":
+    main()

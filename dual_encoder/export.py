@@ -94,6 +94,7 @@ def _export(
             if not kept.is_file():
                 state = {key: _half_if_exact(value) for key, value in source.model.state_dict().items()}
                 save_file(state, work / kept.name, metadata={"format": "pt"})
+                (work / kept.name).chmod(0o644)  # safetensors lets nobody else read it
         facts = {
             "fingerprint": source.fingerprint,
             "dim": source.dim,

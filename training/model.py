@@ -238,6 +238,7 @@ def save_model(
     unfinished = out / "open_clip_model.safetensors.tmp"
     try:
         save_file(weights, unfinished, metadata={"format": "pt"})
+        unfinished.chmod(0o644)  # safetensors lets nobody else read it
         for name, value in (("open_clip_config.json", config), (MADE, made)):
             (out / name).write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", "utf-8")
         unfinished.replace(out / "open_clip_model.safetensors")

@@ -36,7 +36,7 @@ def judge(
 
     Args:
         folder: what `dual_encoder.export` wrote, whole.
-        name: the model's reference, for the card.
+        name: what the card calls it.
         data, split, limit: pairs as `crossmodal evaluate` reads them; without them nothing is measured or refused.
         most_loss: how far recall@1 of either way may fall below that of fp32, of 1; None accepts any loss.
         made: how the model was trained, as `training.train` says in training.json.
@@ -93,7 +93,7 @@ def card(name: str, license: str, facts: dict[str, Any], quality: dict[str, Any]
         "pipeline_tag: zero-shot-image-classification",
         "tags: [clip, dual-encoder, image-text-retrieval]",
         "---",
-        f"# {Path(name).name if Path(name).exists() else name}",
+        f"# {name}",
         "",
         "A dual encoder of pictures and texts: both become unit vectors of "
         f"{facts['dim']} numbers, and the inner product says how well they fit.",

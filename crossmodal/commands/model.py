@@ -53,7 +53,7 @@ def export(
 
         def judge(folder: Path) -> dict[str, Any]:
             return release.judge(
-                folder, name=model, license=license, data=data, split=split, limit=limit,
+                folder, name=out.name, license=license, data=data, split=split, limit=limit,
                 most_loss=None if accept_loss else most_loss, made=release.made_of(model), on_progress=report,
             )  # fmt: skip
 

@@ -14,10 +14,11 @@ PROJECT = "crossmodal"  # example.env's
 
 def test_every_command_of_the_page(docker: str, tmp_path: Path) -> None:
     copy = tmp_path / "project"
+    copy.mkdir()
     names = [
         line[1:].split("/")[0] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")
     ]
-    for name in {*names, "docker", "deploy", ".dockerignore"}:
+    for name in sorted({*names, "docker", "deploy", ".dockerignore"}):
         if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", ".env"))
         else:

@@ -228,7 +228,10 @@ def test_a_saved_model_is_what_open_clip_loads(tmp_path: Path, config: Config) -
     from training.model import new_student
 
     student = new_student(config("vit"))
-    save_model(student.model, student.architecture, student.preprocess, student.tokenizer, tmp_path / "saved")
+    save_model(
+        student.model, student.architecture, student.preprocess, student.tokenizer, tmp_path / "saved", {"pairs": 1}
+    )
+    assert json.loads((tmp_path / "saved/training.json").read_text()) == {"pairs": 1}
     loaded = open_clip.create_model(f"local-dir:{tmp_path / 'saved'}").eval()
     tokens = student.tokenizer(["a red star"])
     with torch.no_grad():

@@ -62,6 +62,8 @@ def load_open_clip(reference: ModelReference) -> OpenClipModel:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # random weights are the same in every process: an index finds its model again
             model = open_clip.create_model(source, pretrained=reference.tag)
+            if reference.kind == "random":
+                draw_projection(model)
         tokenizer = open_clip.get_tokenizer(source)
         config = open_clip.get_model_config(source)
     except ImportError as error:  # transformers, timm: only some models need them
@@ -75,6 +77,14 @@ def load_open_clip(reference: ModelReference) -> OpenClipModel:
     preprocess = Preprocess.from_config(open_clip.get_model_preprocess_cfg(model))
     model = model.float().eval().requires_grad_(False)
     return OpenClipModel(model, config, preprocess, tokenizer, fingerprint(model, config, preprocess))
+
+
+def draw_projection(model: Any) -> None:
+    """open_clip leaves the projection of CoCa's decoder to what memory holds, at times 1e36: draw it as CLIP's are."""
+    from torch import nn
+
+    if (decoder := getattr(model, "text_decoder", None)) is not None:
+        nn.init.normal_(decoder.text_projection, std=len(decoder.text_projection) ** -0.5)
 
 
 def fingerprint(model: Any, config: dict[str, Any], preprocess: Preprocess) -> str:

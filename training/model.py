@@ -93,10 +93,14 @@ def _build(architecture: dict[str, Any]) -> Any:
     from open_clip.coca_model import CoCa
     from open_clip.model import CLIP, CustomTextCLIP
 
+    from dual_encoder.open_clip_model import draw_projection
+
     options = dict(architecture)
     custom = options.pop("custom_text", False) or "hf_model_name" in options["text_cfg"]
     if "multimodal_cfg" in options:
-        return CoCa(**options)
+        model = CoCa(**options)
+        draw_projection(model)
+        return model
     return (CustomTextCLIP if custom else CLIP)(**options)
 
 

@@ -1,0 +1,31 @@
+"""Students are built whole."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from training.model import _build
+
+COCA = {
+    "embed_dim": 32,
+    "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 8,
+                   "attentional_pool": True, "attn_pooler_heads": 2, "output_tokens": True},
+    "text_cfg": {"context_length": 76, "vocab_size": 512, "width": 32, "heads": 2, "layers": 1, "embed_cls": True,
+                 "output_tokens": True},
+    "multimodal_cfg": {"context_length": 76, "vocab_size": 512, "width": 32, "heads": 2, "layers": 1,
+                       "attn_pooler_heads": 2},
+    "custom_text": True,
+}  # fmt: skip
+
+
+def test_no_weight_is_what_memory_happened_to_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = torch.empty
+
+    def dirty(*size: Any, **options: Any) -> torch.Tensor:
+        tensor = real(*size, **options)
+        return tensor.fill_(1e36) if tensor.is_floating_point() else tensor
+
+    monkeypatch.setattr(torch, "empty", dirty)
+    weights = _build(COCA).state_dict()
+    assert [name for name, value in weights.items() if value.is_floating_point() and value.abs().max() > 1e3] == []

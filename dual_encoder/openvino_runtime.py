@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from bisect import bisect_left
+from functools import cache
 from pathlib import Path
 from queue import LifoQueue
 from typing import Any
@@ -18,6 +19,20 @@ from dual_encoder.errors import ModelError, RuntimeMissing
 _LENGTHS = (8, 10, 12, 14, 16, 18, 20, 24, 28, 32, 40, 48, 64)
 _TEXTS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32)
 _PICTURES = (16, 8, 4, 2, 1)  # a larger batch is cut into these: pictures gain nothing beyond them
+
+
+@cache
+def _core() -> Any:
+    """One for the whole process, never let go.
+
+    Its plugin gives the thread that makes it a stack for signals, and frees that on whichever thread lets go of it
+    last: the next signal would then kill the process.
+    """
+    try:
+        import openvino
+    except ImportError:
+        raise RuntimeMissing("serving on a CPU needs OpenVINO: pip install 'crossmodal[cpu]'") from None
+    return openvino.Core()
 
 
 class OpenVinoRuntime:
@@ -39,11 +54,7 @@ class OpenVinoRuntime:
         streams: int = 1,
         threads: int | None = None,
     ) -> None:
-        try:
-            import openvino
-        except ImportError:
-            raise RuntimeMissing("serving on a CPU needs OpenVINO: pip install 'crossmodal[cpu]'") from None
-        core = openvino.Core()
+        core = _core()
         has_bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         if precision == "bf16" and not has_bf16:
             raise ModelError("precision bf16: this CPU has no bf16 arithmetic; use fp32 or auto")

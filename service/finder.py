@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from service.results import hits_json
 from vector_index import Collection, Filter, Snapshot
-from vector_index.collection import GRAPH_STEP
+from vector_index.segment import GRAPH_STEP
 
 Target = Literal["images", "texts"]
 

@@ -36,7 +36,7 @@ def hits_json(snapshot: Snapshot, target: str, pages: Sequence[Page], include: S
         columns = ["id", "uri", *(["captions"] if "captions" in include else []), *extra]
     table = collection.take(rows, columns).to_pydict()
     own = [name for name in columns if name not in extra]
-    thumbnails = target == "images" and _has_thumbnails(snapshot)
+    thumbnails = target == "images" and snapshot.has_thumbnails
     vectors = collection.vectors(rows) if "vector" in include else None
 
     answers = []
@@ -87,7 +87,7 @@ def image_item(snapshot: Snapshot, row: int) -> ImageItem:
         height=values["height"],
         sha256=values["sha256"],
         captions=values["captions"] or [],
-        thumbnail_url=thumbnail_url(id) if _has_thumbnails(snapshot) else None,
+        thumbnail_url=thumbnail_url(id) if snapshot.has_thumbnails else None,
         content_url=f"/v1/images/{quote(id, safe='')}/content",
         metadata={name: values[name] for name in metadata_columns(snapshot)},
     )
@@ -95,7 +95,3 @@ def image_item(snapshot: Snapshot, row: int) -> ImageItem:
 
 def thumbnail_url(id: str) -> str:
     return f"/v1/images/{quote(id, safe='')}/thumbnail"
-
-
-def _has_thumbnails(snapshot: Snapshot) -> bool:
-    return "thumbnails.arrow" in snapshot.manifest.files

@@ -1,71 +1,48 @@
-"""A collection: a table and the FAISS index whose row i is row i of the table."""
+"""A collection: the pictures, or the texts, of a snapshot, in one or several segments."""
 
-import threading
-from bisect import bisect_left
-from collections import OrderedDict
-from dataclasses import dataclass
+from collections.abc import Iterator
+from itertools import combinations
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from vector_index import kinds, tables
-from vector_index.errors import DimensionMismatch, SnapshotCorrupt, UnknownId
+from vector_index import tables
+from vector_index.errors import SnapshotCorrupt, UnknownId
 from vector_index.filters import Filter
-from vector_index.manifest import CollectionStamp
-
-# A graph's step costs as much as comparing with this many vectors (3 µs and 0.04 to 0.1 µs).
-GRAPH_STEP: Final = 50
-_REMEMBERED: Final = 16  # selections, each a bit a row
-
-
-@dataclass(frozen=True)
-class Selection:
-    """The rows that a filter keeps: how many, and a bit for each row, little-endian, uint8 (rows / 8,)."""
-
-    count: int
-    bits: npt.NDArray[np.uint8]
+from vector_index.manifest import SegmentStamp
+from vector_index.segment import Segment, check_vectors
 
 
 class Collection:
-    """The pictures, or the texts, of a snapshot: read-only, memory-mapped, safe to use from several threads.
+    """Read-only, memory-mapped, safe to use from several threads. It may be empty.
 
-    It may be empty. `dim` is that of its vectors, `schema` that of its table.
+    `dim` is that of its vectors, `schema` that of its rows, whichever segment they are in. Rows are numbered through
+    all segments; a deleted row keeps its number until its segment is rewritten.
     """
 
-    def __init__(self, snapshot: Path, name: str, stamp: CollectionStamp, dim: int) -> None:
-        """Open `<name>.arrow`, `<name>.order.npy` and `<name>.faiss` of a snapshot.
+    def __init__(self, snapshot: Path, stamps: list[SegmentStamp], dim: int) -> None:
+        """Open the segments of a snapshot.
 
         Raises:
-            SnapshotCorrupt: one cannot be read, or does not have the rows or the dim that the manifest says.
+            SnapshotCorrupt: a file cannot be read, or does not have the rows or the dim that the manifest says.
         """
         self.dim = dim
-        self.table: tables.MappedTable = open_part(snapshot / f"{name}.arrow", tables.MappedTable)
-        self.order: npt.NDArray[np.int64] = open_part(snapshot / f"{name}.order.npy", _map_order)
-        self.index = open_part(snapshot / f"{name}.faiss", kinds.read_index)
-        self._storage = kinds.exact_storage(self.index)
-        self._ef_search = stamp.index.parameters.get("efSearch", 0)
-        self._selections: OrderedDict[bytes, Selection] = OrderedDict()
-        self._lock = threading.Lock()
-        if kinds.is_hnsw(self.index):
-            self.index.hnsw.efSearch = self._ef_search
-
-        counts = {"arrow": len(self.table), "order.npy": len(self.order), "faiss": self.index.ntotal}
-        for suffix, rows in counts.items():
-            if rows != stamp.rows:
-                raise SnapshotCorrupt(f"{snapshot / name}.{suffix}: {rows} rows, {stamp.rows} in the manifest")
-        if self.index.d != dim:
-            raise SnapshotCorrupt(f"{snapshot / name}.faiss: dim {self.index.d}, {dim} in the manifest")
+        self.segments = [Segment(snapshot, stamp, dim) for stamp in stamps]
+        try:
+            self.schema: pa.Schema = tables.unify([segment.table.stored for segment in self.segments])
+        except ValueError as error:
+            raise SnapshotCorrupt(f"{snapshot}: {error}") from None
+        for segment in self.segments:
+            segment.table.schema = self.schema
+        self._starts = np.cumsum([0, *map(len, self.segments)], dtype=np.int64)
 
     def __len__(self) -> int:
-        return len(self.table)
-
-    @property
-    def schema(self) -> pa.Schema:
-        """The schema of the table: what `take` can return."""
-        return self.table.schema
+        """Rows that are not deleted."""
+        return sum(segment.count for segment in self.segments)
 
     def search(
         self, vectors: npt.NDArray[Any], k: int, *, exact: bool = False, where: Filter | None = None
@@ -89,46 +66,33 @@ class Collection:
         queries = check_vectors(vectors, self.dim)
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}")
-        selection = self.select(where) if where is not None else None
-        k = min(k, len(self) if selection is None else selection.count)
-        if k == 0 or len(queries) == 0:
-            return np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
-        ef = max(self._ef_search, k)
-        if selection is None or selection.count == len(self):
-            return kinds.search(self._storage if exact else self.index, queries, k, ef)
-        return self._search_some(queries, k, ef, selection, exact)
+        if len(queries) == 0:
+            return np.empty((0, min(k, self.count(where))), np.float32), np.empty(
+                (0, min(k, self.count(where))), np.int64
+            )
+        found = [segment.search(queries, k, exact, segment.select(where)) for segment in self.segments]
+        if len(found) == 1:
+            return found[0]
+        scores = np.hstack([scores for scores, _ in found])
+        rows = np.hstack([np.where(r < 0, -1, r + s) for (_, r), s in zip(found, self._starts, strict=False)])
+        best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        return np.take_along_axis(scores, best, 1), np.take_along_axis(rows, best, 1)
 
-    def select(self, where: Filter) -> Selection:
-        """Which rows a filter keeps; remembered for the filters asked for last."""
-        with self._lock:
-            if (known := self._selections.get(where.key)) is not None:
-                self._selections.move_to_end(where.key)
-                return known
-        mask = where.mask(self.table)
-        found = Selection(int(mask.sum()), np.packbits(mask, bitorder="little"))
-        with self._lock:
-            self._selections[where.key] = found
-            while len(self._selections) > _REMEMBERED:
-                self._selections.popitem(last=False)
-        return found
+    def count(self, where: Filter | None = None) -> int:
+        """How many rows a filter keeps."""
+        kept = ((segment, segment.select(where)) for segment in self.segments)
+        return sum(len(segment) if selection is None else selection.count for segment, selection in kept)
 
-    def _search_some(
-        self, queries: npt.NDArray[np.float32], k: int, ef: int, selection: Selection, exact: bool
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-        """Walk the graph past rows that are not selected, the farther the fewer are; or compare with all that are.
-
-        Few rows are compared sooner than a long walk is made. A walk that ends with too few rows went astray among the
-        others: such queries are compared with all too.
-        """
-        selector = kinds.load_faiss().IDSelectorBitmap(selection.bits)
-        farther = ef * len(self) // selection.count
-        if exact or not kinds.is_hnsw(self.index) or farther * GRAPH_STEP >= selection.count:
-            return kinds.search(self._storage, queries, k, 0, selector)
-        scores, rows = kinds.search(self.index, queries, k, farther, selector)
-        astray = np.flatnonzero(rows[:, -1] < 0)
-        if len(astray):
-            scores[astray], rows[astray] = kinds.search(self._storage, queries[astray], k, 0, selector)
-        return scores, rows
+    def live(self, where: Filter | None = None) -> npt.NDArray[np.int64]:
+        """The rows that a filter keeps, ascending, int64."""
+        found = []
+        for segment, start in zip(self.segments, self._starts, strict=False):
+            selection = segment.select(where)
+            rows = np.arange(len(segment), dtype=np.int64)
+            if selection is not None:
+                rows = rows[np.unpackbits(selection.bits, count=len(segment), bitorder="little").astype(np.bool_)]
+            found.append(rows + start)
+        return np.concatenate(found)
 
     def take(self, rows: tables.Rows, columns: list[str] | None = None) -> pa.Table:
         """Return the given rows in the order given, duplicates allowed, of all columns or those named.
@@ -137,18 +101,11 @@ class Collection:
             IndexError: a row out of range.
             KeyError: an unknown column.
         """
-        return self.table.take(rows, columns)
-
-    def row_of(self, id: str) -> int:
-        """Return the row that has this id, by binary search through the map.
-
-        Raises:
-            UnknownId: there is none.
-        """
-        place = bisect_left(self.order, id, key=self._id_at)
-        if place < len(self.order) and self._id_at(row := int(self.order[place])) == id:
-            return row
-        raise UnknownId(f"there is no id {id!r}")
+        if len(self.segments) == 1:
+            return self.segments[0].table.take(rows, columns)
+        order, pieces = self._by_segment(rows)
+        parts = [segment.table.take(its, columns) for segment, its in pieces]
+        return pa.concat_tables(parts).combine_chunks().take(order)
 
     def vectors(self, rows: tables.Rows) -> npt.NDArray[np.float32]:
         """Return the vectors of the given rows as stored, float32 (n, dim).
@@ -156,43 +113,75 @@ class Collection:
         Raises:
             IndexError: a row out of range.
         """
-        wanted = tables.check_rows(rows, len(self))
-        if len(wanted) == 0:
-            return np.empty((0, self.dim), np.float32)
-        reconstructed: npt.NDArray[np.float32] = self._storage.reconstruct_batch(wanted)
-        return reconstructed
+        order, pieces = self._by_segment(rows)
+        return np.concatenate(
+            [np.empty((0, self.dim), np.float32), *(s.vectors(its) for s, its in pieces if len(its))]
+        )[order]
 
-    def _id_at(self, row: int) -> str:
-        value: str = self.table.value("id", int(row))
-        return value
+    def row_of(self, id: str) -> int:
+        """Return the row that has this id, by binary search through the map.
+
+        Raises:
+            UnknownId: there is none.
+        """
+        for segment, start in zip(self.segments, self._starts, strict=False):
+            if (row := segment.row_of(id)) is not None:
+                return row + int(start)
+        raise UnknownId(f"there is no id {id!r}")
+
+    def locate(self, row: int) -> tuple[Segment, int]:
+        """Return the segment that a row is in, and its number there.
+
+        Raises:
+            IndexError: a row out of range.
+        """
+        tables.check_rows([row], int(self._starts[-1]))
+        number = int(np.searchsorted(self._starts, row, side="right")) - 1
+        return self.segments[number], row - int(self._starts[number])
+
+    def ids(self) -> "pa.ChunkedArray[Any]":
+        """The ids of all rows that are not deleted."""
+        return self._live_column("id")
+
+    def named(self, column: str) -> "pa.ChunkedArray[Any]":
+        """All values in a column of lists, of the rows that are not deleted."""
+        lists = self._live_column(column)
+        return pa.chunked_array([pc.list_flatten(chunk) for chunk in lists.chunks], lists.type.value_type)
+
+    def twice(self) -> str | None:
+        """An id that two segments have, None if there is none."""
+        live = [segment.table.column("id").filter(pa.array(segment.live())) for segment in self.segments]
+        for older, newer in combinations(live, 2):
+            if len(again := newer.filter(pc.is_in(newer, value_set=older))):
+                return str(again[0].as_py())
+        return None
+
+    def _live_column(self, name: str) -> "pa.ChunkedArray[Any]":
+        columns = [segment.table.column(name) for segment in self.segments]
+        kept = [
+            column.filter(pa.array(segment.live())) if len(segment.deleted) else column
+            for column, segment in zip(columns, self.segments, strict=True)
+        ]
+        return pa.chunked_array([chunk for column in kept for chunk in column.chunks], self.schema.field(name).type)
+
+    def _by_segment(
+        self, rows: tables.Rows
+    ) -> tuple[npt.NDArray[np.int64], Iterator[tuple[Segment, npt.NDArray[np.int64]]]]:
+        """Rows grouped by segment, counted as there; and where each of them is in the groups put end to end."""
+        wanted = tables.check_rows(rows, int(self._starts[-1]))
+        order = np.argsort(wanted, kind="stable")
+        bounds = np.searchsorted(wanted[order], self._starts)
+        restore = np.empty_like(order)
+        restore[order] = np.arange(len(order))
+        pieces = (
+            (segment, wanted[order[bounds[i] : bounds[i + 1]]] - self._starts[i])
+            for i, segment in enumerate(self.segments)
+        )
+        return restore, pieces
 
 
-def check_vectors(vectors: npt.NDArray[Any], dim: int) -> npt.NDArray[np.float32]:
-    """Return vectors as contiguous float32 (n, dim), without a copy if they are that already.
-
-    Raises:
-        DimensionMismatch: they are of another shape.
-        ValueError: NaN or infinity in one of them, or not numbers at all.
-    """
-    array = np.ascontiguousarray(vectors, dtype=np.float32)
-    if np.ndim(vectors) != 2 or array.shape[1] != dim:
-        raise DimensionMismatch(f"vectors of shape {np.shape(vectors)}; this index takes (n, {dim})")
-    bad = np.flatnonzero(~np.isfinite(array).all(axis=1))
-    if len(bad):
-        raise ValueError(f"vector {bad[0]} has NaN or infinity in it ({len(bad)} of {len(array)} have)")
-    return array
-
-
-def _map_order(path: Path) -> npt.NDArray[np.int64]:
-    order: npt.NDArray[np.int64] = np.load(path, mmap_mode="r", allow_pickle=False)
-    if order.ndim != 1 or order.dtype != np.int64:
-        raise ValueError(f"{order.dtype} of shape {order.shape}, not a list of int64")
-    return order
-
-
-def open_part(path: Path, opener: Any) -> Any:
-    """Call `opener(path)`, turning the several errors of the libraries into one that names the file."""
-    try:
-        return opener(path)
-    except (OSError, ValueError, RuntimeError, EOFError, pa.ArrowException) as error:
-        raise SnapshotCorrupt(f"{path}: {error}") from error
+def dangling_image_ids(images: Collection, texts: Collection) -> Iterator[str]:
+    """Yield the image ids that texts name and no image has, as often as they are named."""
+    named = texts.named("image_ids")
+    for missing in named.filter(pc.invert(pc.is_in(named, value_set=images.ids()))):
+        yield str(missing.as_py())

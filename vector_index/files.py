@@ -1,7 +1,9 @@
 """Files that survive a crash: hashing, flushing to disk, atomic replacement."""
 
+import errno
 import hashlib
 import os
+import shutil
 from pathlib import Path
 
 
@@ -18,6 +20,17 @@ def fsync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def link(path: Path, other: Path) -> None:
+    """Give a file that nobody changes a second name; where the file system has no such thing, copy it."""
+    try:
+        os.link(path, other)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.ENOENT):
+            raise
+        shutil.copyfile(path, other)
+        fsync(other)
 
 
 def replace_text(path: Path, text: str) -> None:

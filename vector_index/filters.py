@@ -168,7 +168,7 @@ def _condition(name: str, operator: str, value: Any, table: MappedTable) -> Mask
     if not table.batches:
         return np.empty(0, np.bool_)
     kind = table.schema.field(name).type
-    return np.concatenate([_holds(batch.column(name), kind, operator, value) for batch in table.batches])
+    return np.concatenate([_holds(chunk, kind, operator, value) for chunk in table.column(name).chunks])
 
 
 def _holds(column: Any, kind: pa.DataType, operator: str, value: Any) -> Mask:

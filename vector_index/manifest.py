@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vector_index.errors import SnapshotCorrupt, UnsupportedFormat
 
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
+_READABLE: Final = (1, 2)  # 1 has one segment, the whole, in each collection
 MANIFEST_NAME: Final = "manifest.json"
 
 _ALIASES: Final = {"ef_search": "efSearch", "recall_at_10": "recall@10"}
@@ -52,11 +53,25 @@ class IndexStamp(_Stamp):
     recall_curve: list[RecallPoint] = []
 
 
+class SegmentStamp(_Stamp):
+    """Consecutive rows of a collection, `deleted` of them no longer there: in files that begin with `name`."""
+
+    name: str = Field(pattern=r"^[a-z]+(-[0-9]+)?$")
+    rows: int
+    deleted: int = 0
+    index: IndexStamp
+
+
 class CollectionStamp(_Stamp):
-    """One of the two collections of a snapshot."""
+    """One of the two collections of a snapshot: its rows that are there, and its largest segment's index."""
 
     rows: int
     index: IndexStamp
+    segments: list[SegmentStamp] = []
+
+    def parts(self, name: str) -> list[SegmentStamp]:
+        """The segments of the collection of this name, oldest first."""
+        return self.segments or [SegmentStamp(name=name, rows=self.rows, index=self.index)]
 
 
 class Manifest(_Stamp):
@@ -90,8 +105,8 @@ def read_manifest(snapshot: Path) -> Manifest:
         version = content["format_version"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SnapshotCorrupt(f"{path}: not readable as a manifest: {error!r}") from error
-    if version != FORMAT_VERSION:
-        raise UnsupportedFormat(f"{path}: format version {version!r}; this version reads {FORMAT_VERSION}")
+    if version not in _READABLE:
+        raise UnsupportedFormat(f"{path}: format version {version!r}; this version reads {FORMAT_VERSION} and older")
     try:
         return Manifest.model_validate(content)
     except ValidationError as error:

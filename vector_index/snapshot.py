@@ -1,27 +1,27 @@
 """A snapshot: one immutable state of an index, memory-mapped."""
 
 import hashlib
+from collections.abc import Container, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Final, NamedTuple, Self
 
 from vector_index import tables
-from vector_index.collection import Collection, open_part
+from vector_index.collection import Collection, dangling_image_ids
 from vector_index.errors import SnapshotCorrupt
 from vector_index.files import sha256
 from vector_index.manifest import MANIFEST_NAME, Manifest, read_manifest
+from vector_index.segment import Segment, open_part
 
 COLLECTIONS: Final = ("images", "texts")
-THUMBNAILS: Final = "thumbnails.arrow"
 REJECTS: Final = "rejects.jsonl"
-REQUIRED: Final = (*(f"{name}.{kind}" for name in COLLECTIONS for kind in ("faiss", "arrow", "order.npy")), REJECTS)
 
 
 class _Parts(NamedTuple):
     images: Collection
     texts: Collection
-    thumbnails: tables.MappedTable | None
+    thumbnails: dict[str, tables.MappedTable]  # by the name of their segment
 
 
 class Snapshot:
@@ -45,8 +45,8 @@ class Snapshot:
         self._check_sizes()
         dim = self.manifest.model.dim
         self._parts: _Parts | None = _Parts(
-            Collection(path, "images", self.manifest.images, dim),
-            Collection(path, "texts", self.manifest.texts, dim),
+            Collection(path, self.manifest.images.parts("images"), dim),
+            Collection(path, self.manifest.texts.parts("texts"), dim),
             self._open_thumbnails(),
         )
 
@@ -77,20 +77,26 @@ class Snapshot:
         Raises:
             IndexError: a row out of range.
         """
-        tables.check_rows([row], len(self.images))
-        thumbnails = self._opened.thumbnails
-        value: bytes | None = thumbnails.value("thumbnail", row) if thumbnails is not None else None
+        segment, place = self.images.locate(row)
+        thumbnails = self.thumbnails_of(segment)
+        value: bytes | None = thumbnails.value("thumbnail", place) if thumbnails is not None else None
         return value
+
+    def thumbnails_of(self, segment: Segment) -> tables.MappedTable | None:
+        """The thumbnails of a segment of pictures, a row each; None where none has one."""
+        return self._opened.thumbnails.get(segment.stamp.name)
+
+    @property
+    def has_thumbnails(self) -> bool:
+        """Whether any picture may have one."""
+        return bool(self._opened.thumbnails)
 
     def close(self) -> None:
         """Let go of the maps. Collections and tables still held elsewhere stay usable until they go too."""
         self._parts = None
 
-    def verify(self) -> list[str]:
-        """Read everything and return what is wrong, nothing if all is well.
-
-        Each file is hashed first. Only if all are as they were written is their content looked at (a table with
-        damaged offsets is not safe to read): ids are unique and in order, and texts name images that exist.
+    def check_files(self, names: Iterable[str] | None = None) -> list[str]:
+        """Read every file, or those named, and return what is not as it was written, nothing if all is well.
 
         Raises:
             SnapshotCorrupt: a file is missing or has changed its size since the snapshot was opened.
@@ -98,19 +104,38 @@ class Snapshot:
         self._check_sizes()
         problems = [
             f"{name}: content changed since it was written (SHA-256 differs)"
-            for name, stamp in self.manifest.files.items()
-            if sha256(self.path / name) != stamp.sha256
+            for name in (self.manifest.files if names is None else names)
+            if sha256(self.path / name) != self.manifest.files[name].sha256
         ]
         if not self.name.endswith(f"-{manifest_hash((self.path / MANIFEST_NAME).read_bytes())}"):
             problems.append(f"{MANIFEST_NAME}: content changed since it was written (see the snapshot's name)")
-        if problems:
-            return problems
+        return problems
 
+    def verify(self, trusted: Container[str] = ()) -> list[str]:
+        """Read everything and return what is wrong, nothing if all is well.
+
+        Each file is hashed first. Only if all are as they were written is their content looked at (a table with
+        damaged offsets is not safe to read): ids are unique and in order, and texts name images that exist.
+
+        Args:
+            trusted: files that have been verified as those of another snapshot; what they say alone is not read again.
+
+        Raises:
+            SnapshotCorrupt: a file is missing or has changed its size since the snapshot was opened.
+        """
+        if problems := self.check_files(name for name in self.manifest.files if name not in trusted):
+            return problems
         for name, collection in zip(COLLECTIONS, (self.images, self.texts), strict=True):
-            if (wrong := tables.first_out_of_order(collection.table, collection.order)) is not None:
-                problems.append(f"{name}: id {wrong!r} is there twice, or {name}.order.npy is not sorted by id")
-        dangling = islice(tables.dangling_image_ids(self.images.table, self.texts.table), 10)
-        problems += [f"texts.arrow: names image {id!r}, which does not exist" for id in dangling]
+            for segment in collection.segments:
+                own = segment.stamp.name
+                if f"{own}.arrow" in trusted:
+                    continue
+                if (wrong := tables.first_out_of_order(segment.table, segment.order)) is not None:
+                    problems.append(f"{own}: id {wrong!r} is there twice, or {own}.order.npy is not sorted by id")
+            if (twice := collection.twice()) is not None:
+                problems.append(f"{name}: id {twice!r} is there twice")
+        dangling = islice(dangling_image_ids(self.images, self.texts), 10)
+        problems += [f"texts: one names image {id!r}, which does not exist" for id in dangling]
         return problems
 
     @property
@@ -120,7 +145,7 @@ class Snapshot:
         return self._parts
 
     def _check_sizes(self) -> None:
-        for name in REQUIRED:
+        for name in (REJECTS, *self._required()):
             if name not in self.manifest.files:
                 raise SnapshotCorrupt(f"{self.path / MANIFEST_NAME}: {name} is not listed")
         for name, stamp in self.manifest.files.items():
@@ -132,14 +157,35 @@ class Snapshot:
             if size != stamp.size:
                 raise SnapshotCorrupt(f"{path}: {size} bytes, {stamp.size} in the manifest")
 
-    def _open_thumbnails(self) -> tables.MappedTable | None:
-        if THUMBNAILS not in self.manifest.files:
-            return None
-        thumbnails: tables.MappedTable = open_part(self.path / THUMBNAILS, tables.MappedTable)
-        rows = self.manifest.images.rows
-        if len(thumbnails) != rows:
-            raise SnapshotCorrupt(f"{self.path / THUMBNAILS}: {len(thumbnails)} rows, {rows} in the manifest")
-        return thumbnails
+    def _required(self) -> Iterator[str]:
+        for name, collection in zip(COLLECTIONS, (self.manifest.images, self.manifest.texts), strict=True):
+            segments = collection.parts(name)
+            if sum(segment.rows - segment.deleted for segment in segments) != collection.rows:
+                raise SnapshotCorrupt(f"{self.path / MANIFEST_NAME}: {name} are not as many as their segments have")
+            for segment in segments:
+                yield from segment_files(segment.name, deleted=segment.deleted > 0)
+
+    def _open_thumbnails(self) -> dict[str, tables.MappedTable]:
+        found = {}
+        for segment in self.manifest.images.parts("images"):
+            name = thumbnails_name(segment.name)
+            if name not in self.manifest.files:
+                continue
+            opened: tables.MappedTable = open_part(self.path / name, tables.MappedTable)
+            if len(opened) != segment.rows:
+                raise SnapshotCorrupt(f"{self.path / name}: {len(opened)} rows, {segment.rows} in the manifest")
+            found[segment.name] = opened
+        return found
+
+
+def segment_files(name: str, *, deleted: bool = False) -> list[str]:
+    """Names of the files that a segment must have."""
+    return [f"{name}.{kind}" for kind in ("faiss", "arrow", "order.npy", *(["deleted.npy"] if deleted else []))]
+
+
+def thumbnails_name(segment: str) -> str:
+    """The name of the file with the thumbnails of a segment of pictures: thumbnails.arrow, thumbnails-1.arrow …"""
+    return f"{segment.replace('images', 'thumbnails')}.arrow"
 
 
 def manifest_hash(content: bytes) -> str:

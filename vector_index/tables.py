@@ -1,6 +1,6 @@
 """Arrow tables on disk: written in bounded memory, read through a memory map."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -66,7 +66,8 @@ class MappedTable:
             OSError, pyarrow.ArrowInvalid: it cannot be read as an Arrow IPC file.
         """
         reader = pa.ipc.open_file(pa.memory_map(str(path)))
-        self.schema = reader.schema
+        self.stored = reader.schema
+        self.schema = self.stored
         self.batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
         self._starts = np.cumsum([0, *(batch.num_rows for batch in self.batches)], dtype=np.int64)
 
@@ -74,13 +75,14 @@ class MappedTable:
         return int(self._starts[-1])
 
     def column(self, name: str) -> "pa.ChunkedArray[Any]":
-        """Return a whole column, still in the map."""
-        return pa.chunked_array([batch.column(name) for batch in self.batches], self.schema.field(name).type)
+        """Return a whole column, still in the map where it is stored as the schema has it."""
+        return pa.chunked_array([self._column(batch, name) for batch in self.batches], self.schema.field(name).type)
 
     def value(self, name: str, row: int) -> Any:
         """Return one value as a Python object, 0 <= row < len."""
         number = int(np.searchsorted(self._starts, row, side="right")) - 1
-        return self.batches[number].column(name)[row - int(self._starts[number])].as_py()
+        place = row - int(self._starts[number])
+        return self._column(self.batches[number].slice(place, 1), name)[0].as_py()
 
     def take(self, rows: Rows, columns: list[str] | None = None) -> pa.Table:
         """Return the given rows in the order given, duplicates allowed, of all columns or those named.
@@ -99,12 +101,51 @@ class MappedTable:
         ordered = wanted[order]
         bounds = np.searchsorted(ordered, self._starts)
         pieces = [
-            self.batches[i].select(names).take(ordered[bounds[i] : bounds[i + 1]] - self._starts[i])
+            self._take(self.batches[i], ordered[bounds[i] : bounds[i + 1]] - self._starts[i], schema)
             for i in np.flatnonzero(np.diff(bounds))
         ]
         restore = np.empty_like(order)
         restore[order] = np.arange(len(order))
         return pa.Table.from_batches(pieces, schema).combine_chunks().take(restore)
+
+    def _take(self, batch: pa.RecordBatch, rows: npt.NDArray[np.int64], schema: pa.Schema) -> pa.RecordBatch:
+        taken = batch.select([name for name in schema.names if name in self.stored.names]).take(rows)
+        if taken.schema.equals(schema):
+            return taken
+        return pa.record_batch([self._column(taken, name) for name in schema.names], schema=schema)
+
+    def _column(self, batch: pa.RecordBatch, name: str) -> "pa.Array[Any]":
+        kind = self.schema.field(name).type
+        if name not in self.stored.names:
+            nothing: pa.Array[Any] = pa.nulls(batch.num_rows, kind)
+            return nothing
+        stored: pa.Array[Any] = batch.column(name)
+        cast: pa.Array[Any] = stored if stored.type == kind else stored.cast(kind)
+        return cast
+
+
+def unify(schemas: Sequence[pa.Schema]) -> pa.Schema:
+    """One schema that holds the columns of all: those of the first, then what the others have more.
+
+    A column of whole numbers in one and of floats in another is of floats; of otherwise different types, of strings.
+
+    Raises:
+        ValueError: columns of one name that cannot be read as one type.
+    """
+    fields: dict[str, Any] = {}
+    for field in (field for schema in schemas for field in schema):
+        known = fields.setdefault(field.name, field)
+        if known.type == field.type:
+            continue
+        numbers = all(pa.types.is_integer(t) or pa.types.is_floating(t) for t in (known.type, field.type))
+        common = pa.float64() if numbers else pa.string()
+        try:
+            for kind in (known.type, field.type):
+                pa.nulls(0, kind).cast(common)
+        except pa.ArrowException:
+            raise ValueError(f"column {field.name!r} is {known.type} in one part and {field.type} in another") from None
+        fields[field.name] = pa.field(field.name, common)
+    return pa.schema(list(fields.values()))
 
 
 def check_rows(rows: Rows, count: int) -> npt.NDArray[np.int64]:
@@ -168,8 +209,7 @@ def first_out_of_order(table: MappedTable, order: npt.NDArray[np.int64]) -> str 
     return None
 
 
-def dangling_image_ids(images: MappedTable, texts: MappedTable) -> Iterator[str]:
-    """Yield the image ids that texts name and no image has, as often as they are named."""
-    named = pa.chunked_array([pc.list_flatten(batch.column("image_ids")) for batch in texts.batches], pa.string())
-    for missing in named.filter(pc.invert(pc.is_in(named, value_set=images.column("id")))):
-        yield str(missing.as_py())
+def rows_with(table: MappedTable, ids: "pa.Array[Any] | pa.ChunkedArray[Any]") -> npt.NDArray[np.int64]:
+    """Return the rows whose id is one of `ids`, ascending, int64."""
+    found = pc.is_in(table.column("id"), value_set=ids)
+    return np.flatnonzero(found.to_numpy()).astype(np.int64)

@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -15,14 +15,16 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from vector_index import kinds, tables
-from vector_index.collection import check_vectors
+from vector_index.collection import Collection
 from vector_index.directory import IndexDirectory
 from vector_index.errors import SnapshotCorrupt
-from vector_index.files import fsync, sha256
-from vector_index.manifest import MANIFEST_NAME, CollectionStamp, FileStamp, Manifest, ModelStamp
-from vector_index.snapshot import REJECTS, THUMBNAILS, Snapshot, manifest_hash
+from vector_index.files import fsync, link, sha256
+from vector_index.manifest import MANIFEST_NAME, CollectionStamp, FileStamp, Manifest, ModelStamp, SegmentStamp
+from vector_index.segment import Segment
+from vector_index.segment_writer import SegmentWriter
+from vector_index.snapshot import COLLECTIONS, REJECTS, Snapshot, manifest_hash, segment_files, thumbnails_name
 
-_NORM_TOLERANCE: Final = 1e-2  # half-precision vectors pass, vectors that nobody normalised do not
+_DEAD: Final = 0.25  # share of deleted rows from which a segment is rewritten: a graph walks through them all the same
 
 
 class SnapshotWriter:
@@ -31,6 +33,11 @@ class SnapshotWriter:
         with directory.lock(), SnapshotWriter(directory, model=stamp, source="photos/") as writer:
             writer.add_images(batch, vectors)
             name = writer.publish()
+
+    With a `base` the new snapshot has what that one has, but for the rows removed, and what is added. The segments of
+    the base are linked, not copied: the cost is that of the change. A new segment takes in the older ones before it
+    that are no larger than what it has so far, so that there are never more than log2(rows) of them and each row is
+    rewritten as seldom (O'Neil et al., 1996, "The Log-Structured Merge-Tree").
 
     Leaving the block without publishing leaves no trace. What a writer that was killed left behind is removed when
     the next one starts. Every `add_…` checks all that it is given before it writes any of it.
@@ -44,6 +51,7 @@ class SnapshotWriter:
         source: str,
         index_type: str = "auto",
         target_recall: float = 0.95,
+        base: Snapshot | None = None,
     ) -> None:
         """Start a snapshot.
 
@@ -54,19 +62,23 @@ class SnapshotWriter:
             index_type: "auto" (chosen for images and texts apart, by their number), "Flat", "HNSW<M>",
                 "HNSW<M>,SQfp16" or "HNSW<M>,SQ8".
             target_recall: the recall@10 for which an HNSW index chooses its efSearch.
+            base: a snapshot of the same directory and model to change.
 
         Raises:
             BadIndexType: another index type.
-            ValueError: target_recall is not in (0, 1].
+            ValueError: target_recall is not in (0, 1], or the base was built with another model.
         """
         kinds.check_index_type(index_type)
         if not 0 < target_recall <= 1:
             raise ValueError(f"target_recall must be above 0 and at most 1, got {target_recall}")
+        if base is not None and base.manifest.model.fingerprint != model.fingerprint:
+            raise ValueError(f"snapshot {base.name} was built with another model ({base.manifest.model.reference!r})")
         self._directory = directory if isinstance(directory, IndexDirectory) else IndexDirectory(directory)
         self._model = model
         self._source = source
         self._index_type = index_type
         self._target_recall = target_recall
+        self._base = base
 
         snapshots = self._directory.snapshots
         snapshots.mkdir(parents=True, exist_ok=True)
@@ -75,11 +87,16 @@ class SnapshotWriter:
         self._temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=snapshots))
         self._path = self._temporary / "snapshot"
         self._path.mkdir()
-        self._images = _Part(self._path, "images", tables.IMAGE_SCHEMA, model.dim)
-        self._texts = _Part(self._path, "texts", tables.TEXT_SCHEMA, model.dim)
-        self._thumbnails: tables.TableWriter | None = None
+        schemas = (tables.IMAGE_SCHEMA, tables.TEXT_SCHEMA)
+        bases = (base.images, base.texts) if base is not None else (None, None)
+        self._images, self._texts = (
+            _Change(self._temporary / name, name, schema, model.dim, old)
+            for name, schema, old in zip(COLLECTIONS, schemas, bases, strict=True)
+        )
+        self._rejects: list[str] = []
+        self._seen: set[str] = set()  # uris that the base's rejects are no longer about
+        self._reject_count = 0
         self._reject_file = (self._path / REJECTS).open("w", encoding="utf-8")
-        self._rejects = 0
         self._open = True
 
     def __enter__(self) -> Self:
@@ -109,17 +126,9 @@ class SnapshotWriter:
                 a required column missing, or another schema than the batches before.
         """
         self._check_open()
-        if thumbnails is not None and len(thumbnails) != batch.num_rows:
-            raise ValueError(f"{len(thumbnails)} thumbnails for {batch.num_rows} rows")
-        before = self._images.rows
-        self._images.add(batch, vectors)
-        if thumbnails is None or all(thumbnail is None for thumbnail in thumbnails):
-            return
-        if self._thumbnails is None:
-            path, schema = self._path / THUMBNAILS, tables.THUMBNAIL_SCHEMA
-            self._thumbnails = tables.TableWriter(path, schema, tables.THUMBNAIL_BATCH_ROWS)
-        self._pad_thumbnails(before)
-        self._append_thumbnails(thumbnails)
+        self._images.new.add(batch, vectors, thumbnails)
+        if self._base is not None:
+            self._seen.update(map(str, batch.column("uri").to_pylist()))
 
     def add_texts(self, batch: pa.RecordBatch, vectors: npt.NDArray[Any]) -> None:
         """Add texts: n rows with columns `id` and `text` (string), `image_ids` (list of string); vectors (n, dim).
@@ -127,19 +136,33 @@ class SnapshotWriter:
         Raises: as `add_images` does. That the images exist is checked when the snapshot is published.
         """
         self._check_open()
-        self._texts.add(batch, vectors)
+        self._texts.new.add(batch, vectors)
+
+    def remove_images(self, rows: tables.Rows) -> None:
+        """Leave out rows of the base's pictures. Raises IndexError for one that it does not have."""
+        self._check_open()
+        self._images.remove(rows)
+
+    def remove_texts(self, rows: tables.Rows) -> None:
+        """Leave out rows of the base's texts. Raises IndexError for one that it does not have."""
+        self._check_open()
+        self._texts.remove(rows)
 
     def add_reject(self, uri: str, reason: str) -> None:
         """Record an input that was left out, as a line `{"uri": …, "reason": …}` of rejects.jsonl."""
         self._check_open()
-        self._reject_file.write(json.dumps({"uri": uri, "reason": reason}, ensure_ascii=False) + "\n")
-        self._rejects += 1
+        self._write_reject(uri, reason)
+        if self._base is not None:
+            self._seen.add(uri)
 
-    def publish(self) -> str:
+    def publish(self, *, compact: bool = False) -> str:
         """Build the indexes, write the manifest, verify it all, and make the snapshot the live one.
 
         A crash at any instant leaves the old snapshot serving: only the last step, which is atomic, changes CURRENT.
         The writer is spent afterwards, whether this succeeds or not.
+
+        Args:
+            compact: rewrite everything into one segment each, without the deleted rows.
 
         Returns:
             The snapshot's name, `<utc-time>-<hash>`.
@@ -150,21 +173,23 @@ class SnapshotWriter:
         """
         self._check_open()
         try:
-            return self._publish()
+            return self._publish(compact)
         finally:
             self._discard()
 
-    def _publish(self) -> str:
-        if self._images.rows == 0:
-            raise ValueError(f"there are no pictures to publish ({self._rejects} inputs were left out)")
-        self._close_files()
-        images, texts = self._images.finish(), self._texts.finish()
-        for id in tables.dangling_image_ids(images, texts):
-            raise ValueError(f"a text names image {id!r}, which does not exist")
-
-        samples = [part.sample() for part in (self._images, self._texts) if part.rows]
-        image_stamp = self._images.build(self._index_type, samples, self._target_recall)
-        text_stamp = self._texts.build(self._index_type, samples, self._target_recall)
+    def _publish(self, compact: bool) -> str:
+        if self._images.count == 0:
+            raise ValueError(f"there are no pictures to publish ({self._reject_count} inputs were left out)")
+        self._keep_rejects()
+        self._reject_file.close()
+        linked: dict[str, FileStamp] = {}
+        for change in (self._images, self._texts):
+            linked |= change.merge(self._path, self._base, compact)
+        samples = [change.sample() for change in (self._images, self._texts) if change.writes]
+        image_stamp, text_stamp = (
+            change.finish(self._path, self._index_type, samples, self._target_recall)
+            for change in (self._images, self._texts)
+        )
 
         created = datetime.now(UTC)
         manifest = Manifest(
@@ -174,43 +199,41 @@ class SnapshotWriter:
             target_recall=self._target_recall,
             images=image_stamp,
             texts=text_stamp,
-            rejects=self._rejects,
+            rejects=self._reject_count,
             files={
-                path.name: FileStamp(size=path.stat().st_size, sha256=sha256(path))
+                path.name: linked.get(path.name) or FileStamp(size=path.stat().st_size, sha256=sha256(path))
                 for path in sorted(self._path.iterdir())
             },
         ).to_json()
         (self._path / MANIFEST_NAME).write_text(manifest, encoding="utf-8")
         for path in (*self._path.iterdir(), self._path):
-            fsync(path)
+            if path.name not in linked:
+                fsync(path)
 
         name = f"{created:%Y%m%dT%H%M%S.%fZ}-{manifest_hash(manifest.encode())}"
         complete = self._temporary / name
         os.rename(self._path, complete)
         with Snapshot(complete) as snapshot:
-            if problems := snapshot.verify():
-                raise SnapshotCorrupt("; ".join(problems))
+            if problems := snapshot.verify(trusted=linked):
+                raise _as_published(problems)
         os.rename(complete, self._directory.snapshots / name)
         fsync(self._directory.snapshots)
         self._directory.make_current(name)
         return name
 
-    def _pad_thumbnails(self, rows: int) -> None:
-        """Fill thumbnails up to `rows` with nulls, for pictures that came without."""
-        assert self._thumbnails is not None
-        while (missing := rows - self._thumbnails.rows) > 0:
-            self._append_thumbnails([None] * min(missing, tables.THUMBNAIL_BATCH_ROWS))
+    def _write_reject(self, uri: str, reason: str) -> None:
+        self._reject_file.write(json.dumps({"uri": uri, "reason": reason}, ensure_ascii=False) + "\n")
+        self._reject_count += 1
 
-    def _append_thumbnails(self, thumbnails: Sequence[bytes | None]) -> None:
-        assert self._thumbnails is not None
-        column = pa.array(thumbnails, pa.binary())
-        self._thumbnails.append(pa.record_batch([column], schema=tables.THUMBNAIL_SCHEMA))
-
-    def _close_files(self) -> None:
-        if self._thumbnails is not None:
-            self._pad_thumbnails(self._images.rows)
-            self._thumbnails.close()
-        self._reject_file.close()
+    def _keep_rejects(self) -> None:
+        """Those of the base that nothing new has been said of."""
+        if self._base is None:
+            return
+        with (self._base.path / REJECTS).open(encoding="utf-8") as lines:
+            for line in lines:
+                known = json.loads(line)
+                if known["uri"] not in self._seen:
+                    self._write_reject(known["uri"], known["reason"])
 
     def _check_open(self) -> None:
         if not self._open:
@@ -226,64 +249,108 @@ class SnapshotWriter:
             shutil.rmtree(self._temporary, ignore_errors=True)
 
 
-class _Part:
-    """One collection being written: rows go to its table, vectors to a flat float32 file beside the snapshot."""
+class _Change:
+    """One collection: the base's segments, the rows removed from them, and the segment in the making."""
 
-    def __init__(self, snapshot: Path, name: str, required: pa.Schema, dim: int) -> None:
-        self.rows = 0
-        self._snapshot = snapshot
-        self._name = name
-        self._required = required
-        self._dim = dim
-        self._table: tables.TableWriter | None = None
-        self._spill = (snapshot.parent / f"{name}.f32").open("wb")
+    def __init__(self, scratch: Path, name: str, required: pa.Schema, dim: int, base: Collection | None) -> None:
+        self.new = SegmentWriter(scratch, required, dim)
+        self._scratch, self._name, self._required, self._dim, self._base = scratch, name, required, dim, base
+        self._old: list[tuple[Segment, set[int]]] = [(each, set()) for each in base.segments] if base else []
+        self._kept: list[SegmentStamp] = []
+        self.writes = True
 
-    def add(self, batch: pa.RecordBatch, vectors: npt.NDArray[Any]) -> None:
-        """Check rows and vectors, then write both."""
-        checked = check_vectors(vectors, self._dim)
-        if len(checked) != batch.num_rows:
-            raise ValueError(f"{len(checked)} vectors for {batch.num_rows} rows")
-        norms = np.linalg.norm(checked, axis=1)
-        off = np.flatnonzero(np.abs(norms - 1) > _NORM_TOLERANCE)
-        if len(off):
-            raise ValueError(f"vector {off[0]} is of length {norms[off[0]]:.4g}, not 1 ({len(off)} such)")
-        tables.check_batch(batch, self._required, self._table.schema if self._table else None)
-        self._table_writer(batch.schema).append(batch)
-        self._spill.write(checked.data)
-        self.rows += batch.num_rows
+    @property
+    def count(self) -> int:
+        """Rows that there will be."""
+        return self.new.rows + sum(segment.count - len(gone) for segment, gone in self._old)
 
-    def finish(self) -> tables.MappedTable:
-        """Close the files, write the order of the ids, and return the table. ValueError if an id is there twice."""
-        self._table_writer(self._required)  # an empty collection has a table too
-        self.close()
-        table = tables.MappedTable(self._snapshot / f"{self._name}.arrow")
-        order = tables.order_by_id(table)
-        if (twice := tables.first_out_of_order(table, order)) is not None:
-            raise ValueError(f"{self._name}: id {twice!r} is there twice")
-        np.save(self._snapshot / f"{self._name}.order.npy", order)
-        return table
+    def remove(self, rows: tables.Rows) -> None:
+        assert self._base is not None, "there is no base to remove from"
+        removed = {id(segment): gone for segment, gone in self._old}
+        for row in np.asarray(rows).tolist():
+            segment, place = self._base.locate(row)
+            if not segment.is_deleted(place):
+                removed[id(segment)].add(place)
+
+    def merge(self, snapshot: Path, base: Snapshot | None, compact: bool) -> dict[str, FileStamp]:
+        """Link what stays as it is, gather what does not; returns the stamps of the files linked."""
+        kept = 0 if compact else self._stay()
+        absorbed = self._old[kept:]
+        linked: dict[str, FileStamp] = {}
+        schema = tables.unify([*(segment.table.schema for segment, _ in self._old), self.new.schema])
+        for number, (segment, gone) in enumerate(self._old[:kept]):
+            assert base is not None
+            self._kept.append(self._link(snapshot, base, segment, gone, self._segment(number), linked))
+        if absorbed:
+            assert base is not None
+            self.new.close()
+            merged = SegmentWriter(self._scratch / "merged", self._required, self._dim)
+            for segment, gone in absorbed:
+                segment.table.schema = schema
+                merged.add_live(segment, gone, base.thumbnails_of(segment))
+            if self.new.rows:
+                merged.add_written(self.new, schema)
+            self.new = merged
+        self.new.close()
+        self.writes = bool(self.new.rows or not self._kept)
+        return linked
 
     def sample(self) -> kinds.Floats:
-        """Return queries to measure recall with: some of the vectors, float32 (q, dim)."""
-        return kinds.evenly(self._vectors(), kinds.RECALL_QUERIES)
+        return self.new.sample()
 
-    def build(self, kind: str, queries: Sequence[kinds.Floats], target_recall: float) -> CollectionStamp:
-        """Build the FAISS index from the spilled vectors, and write it."""
-        index, stamp = kinds.build_index(kind, self._vectors(), queries, target_recall)
-        kinds.load_faiss().write_index(index, str(self._snapshot / f"{self._name}.faiss"))
-        return CollectionStamp(rows=self.rows, index=stamp)
+    def finish(
+        self, snapshot: Path, index_type: str, queries: list[kinds.Floats], target_recall: float
+    ) -> CollectionStamp:
+        stamps = list(self._kept)
+        if self.writes:
+            name = self._segment(len(self._kept))
+            stamps.append(self.new.finish(snapshot, name, index_type, [q for q in queries if len(q)], target_recall))
+        largest = max(stamps, key=lambda stamp: stamp.rows)
+        rows = sum(stamp.rows - stamp.deleted for stamp in stamps)
+        return CollectionStamp(rows=rows, index=largest.index, segments=stamps)
 
     def close(self) -> None:
-        """Close the files."""
-        self._spill.close()
-        if self._table is not None:
-            self._table.close()
+        self.new.close()
 
-    def _table_writer(self, schema: pa.Schema) -> tables.TableWriter:
-        if self._table is None:
-            self._table = tables.TableWriter(self._snapshot / f"{self._name}.arrow", schema)
-        return self._table
+    def _stay(self) -> int:
+        """How many of the base's segments, from the oldest, stay as they are."""
+        kept, size = len(self._old), self.new.rows
+        while kept and size and self._live(kept - 1) <= size:
+            kept -= 1
+            size += self._live(kept)
+        for number in range(kept):
+            if self._live(number) < (1 - _DEAD) * len(self._old[number][0]):
+                return number
+        return kept
 
-    def _vectors(self) -> kinds.Floats:
-        shape = (self.rows, self._dim)
-        return np.memmap(self._spill.name, np.float32, "r", shape=shape) if self.rows else np.empty(shape, np.float32)
+    def _live(self, number: int) -> int:
+        segment, gone = self._old[number]
+        return segment.count - len(gone)
+
+    def _segment(self, number: int) -> str:
+        return f"{self._name}-{number}" if number else self._name
+
+    def _link(
+        self, snapshot: Path, base: Snapshot, segment: Segment, gone: set[int], name: str, linked: dict[str, FileStamp]
+    ) -> SegmentStamp:
+        old = segment.stamp.name
+        pairs = list(zip(segment_files(old), segment_files(name), strict=True))
+        if self._name == "images":
+            pairs.append((thumbnails_name(old), thumbnails_name(name)))
+        if segment.stamp.deleted and not gone:
+            pairs.append((f"{old}.deleted.npy", f"{name}.deleted.npy"))
+        for before, after in pairs:
+            if before in base.manifest.files:
+                link(base.path / before, snapshot / after)
+                linked[after] = base.manifest.files[before]
+        if gone:
+            deleted = np.union1d(segment.deleted, np.array(sorted(gone), np.int64)).astype(np.int64)
+            np.save(snapshot / f"{name}.deleted.npy", deleted)
+        return segment.stamp.model_copy(update={"name": name, "deleted": segment.stamp.deleted + len(gone)})
+
+
+def _as_published(problems: Iterable[str]) -> Exception:
+    """What the caller gave wrong is a ValueError, what the disk did is corruption."""
+    text = "; ".join(problems)
+    given = "there twice" in text or "which does not exist" in text
+    return ValueError(text) if given else SnapshotCorrupt(text)

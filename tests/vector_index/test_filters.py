@@ -187,7 +187,7 @@ def test_a_walk_that_goes_astray_is_made_good(
     directory: IndexDirectory, publish: Callable[..., str], make_corpus: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is kept lies far from the query: the graph alone finds too little of it."""
-    monkeypatch.setattr("vector_index.collection.GRAPH_STEP", 0)  # always walk
+    monkeypatch.setattr("vector_index.segment.GRAPH_STEP", 0)  # always walk
     corpus = make_corpus(3_000)
     query = corpus.image_vectors[:1]
     far = np.argsort(corpus.image_vectors @ query[0])[:40]

@@ -20,6 +20,6 @@ def test_what_is_not_a_manifest_is_corrupt(tmp_path: Path, content: str) -> None
 
 
 def test_another_format_version(tmp_path: Path) -> None:
-    (tmp_path / "manifest.json").write_text('{"format_version": 2, "unheard": "of"}')
-    with pytest.raises(UnsupportedFormat, match=r"manifest\.json: format version 2"):
+    (tmp_path / "manifest.json").write_text('{"format_version": 3, "unheard": "of"}')
+    with pytest.raises(UnsupportedFormat, match=r"manifest\.json: format version 3"):
         read_manifest(tmp_path)

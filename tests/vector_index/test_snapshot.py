@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -87,3 +88,17 @@ def test_the_parts_open_without_this_package(path: Path) -> None:
 def test_importing_the_package_imports_neither_faiss_nor_torch() -> None:
     code = "import sys, vector_index; sys.exit(any(name in sys.modules for name in ('faiss', 'torch')))"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+
+
+def test_a_snapshot_of_format_1_opens(path: Path) -> None:
+    """It has no segments in its manifest: each collection is one."""
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["format_version"] = 1
+    del manifest["images"]["segments"], manifest["texts"]["segments"]
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    with Snapshot(path) as snapshot:
+        assert (len(snapshot.images), len(snapshot.texts)) == (300, 200)
+        assert snapshot.thumbnail(1) is not None
+        assert snapshot.check_files() == [
+            "manifest.json: content changed since it was written (see the snapshot's name)"
+        ]

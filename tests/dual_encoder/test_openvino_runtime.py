@@ -1,0 +1,26 @@
+"""The runtime beside others in one process."""
+
+import subprocess
+import sys
+
+LET_GO_ELSEWHERE = """
+import gc, os, signal, threading
+from dual_encoder import load_encoder
+encoder = load_encoder("tiny", device="cpu", runtime="openvino")
+encoder.encode_texts(["a star"])
+holder = [encoder]
+del encoder
+thread = threading.Thread(target=lambda: (holder.clear(), gc.collect()))
+thread.start(); thread.join()
+caught = []
+signal.signal(signal.SIGUSR1, lambda *_: caught.append(1))
+os.kill(os.getpid(), signal.SIGUSR1)
+assert caught
+print("alive")
+"""
+
+
+def test_a_signal_after_an_encoder_was_let_go_on_another_thread() -> None:
+    """OpenVINO gives the thread that first uses it a stack for signals, and takes it away on whichever is the last."""
+    done = subprocess.run([sys.executable, "-c", LET_GO_ELSEWHERE], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "alive\n"), done.stderr[-500:]

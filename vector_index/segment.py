@@ -1,0 +1,186 @@
+"""A segment: a table, its deleted rows, and the FAISS index whose row i is row i of the table."""
+
+import threading
+from bisect import bisect_left
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from vector_index import kinds, tables
+from vector_index.errors import DimensionMismatch, SnapshotCorrupt
+from vector_index.filters import Filter
+from vector_index.manifest import SegmentStamp
+
+# A graph's step costs as much as comparing with this many vectors (3 µs and 0.04 to 0.1 µs).
+GRAPH_STEP: Final = 50
+_REMEMBERED: Final = 16  # selections, each a bit a row
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The rows that are kept: how many, and a bit for each row, little-endian, uint8 (rows / 8,)."""
+
+    count: int
+    bits: npt.NDArray[np.uint8]
+
+    @classmethod
+    def of(cls, mask: npt.NDArray[np.bool_]) -> "Selection":
+        """Of bool (rows,)."""
+        return cls(int(mask.sum()), np.packbits(mask, bitorder="little"))
+
+
+class Segment:
+    """Consecutive rows of a collection: read-only, memory-mapped, safe to use from several threads; may be empty.
+
+    Rows are counted from 0 in here. A deleted row keeps its number, and can still be taken; nothing finds it.
+    """
+
+    def __init__(self, snapshot: Path, stamp: SegmentStamp, dim: int) -> None:
+        """Open `<name>.arrow`, `<name>.order.npy`, `<name>.faiss` and perhaps `<name>.deleted.npy` of a snapshot.
+
+        Raises:
+            SnapshotCorrupt: one cannot be read, or does not have the rows or the dim that the manifest says.
+        """
+        self.stamp = stamp
+        path = snapshot / stamp.name
+        self.table: tables.MappedTable = open_part(Path(f"{path}.arrow"), tables.MappedTable)
+        self.order: npt.NDArray[np.int64] = open_part(Path(f"{path}.order.npy"), _map_rows)
+        self.index = open_part(Path(f"{path}.faiss"), kinds.read_index)
+        self.deleted = open_part(Path(f"{path}.deleted.npy"), _map_rows) if stamp.deleted else np.empty(0, np.int64)
+        self._storage = kinds.exact_storage(self.index)
+        self._ef_search = stamp.index.parameters.get("efSearch", 0)
+        self._selections: OrderedDict[bytes, Selection] = OrderedDict()
+        self._lock = threading.Lock()
+        if kinds.is_hnsw(self.index):
+            self.index.hnsw.efSearch = self._ef_search
+
+        counts = {"arrow": len(self.table), "order.npy": len(self.order), "faiss": self.index.ntotal}
+        for suffix, rows in counts.items():
+            if rows != stamp.rows:
+                raise SnapshotCorrupt(f"{path}.{suffix}: {rows} rows, {stamp.rows} in the manifest")
+        if self.index.d != dim:
+            raise SnapshotCorrupt(f"{path}.faiss: dim {self.index.d}, {dim} in the manifest")
+        if len(self.deleted) != stamp.deleted or np.any((self.deleted < 0) | (self.deleted >= stamp.rows)):
+            raise SnapshotCorrupt(f"{path}.deleted.npy: not {stamp.deleted} rows of {stamp.rows}")
+        self._live = Selection.of(self.live()) if stamp.deleted else None
+
+    def __len__(self) -> int:
+        """All rows, deleted ones too."""
+        return len(self.table)
+
+    @property
+    def count(self) -> int:
+        """Rows that are not deleted."""
+        return len(self.table) - len(self.deleted)
+
+    def live(self) -> npt.NDArray[np.bool_]:
+        """Which rows are not deleted, bool (rows,)."""
+        mask = np.ones(len(self.table), np.bool_)
+        mask[self.deleted] = False
+        return mask
+
+    def search(
+        self, queries: npt.NDArray[np.float32], k: int, exact: bool, selection: Selection | None
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        """The nearest of the selected rows (None: all) to each of float32 (q, dim): scores and rows, (q, at most k)."""
+        k = min(k, self.count if selection is None else selection.count)
+        if k == 0:
+            return np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
+        ef = max(self._ef_search, k)
+        if selection is None or selection.count == len(self):
+            return kinds.search(self._storage if exact else self.index, queries, k, ef)
+        return self._search_some(queries, k, ef, selection, exact)
+
+    def select(self, where: Filter | None) -> Selection | None:
+        """Which rows a filter keeps, deleted ones left out; remembered for the filters asked for last.
+
+        None stands for every row.
+        """
+        if where is None:
+            return self._live
+        with self._lock:
+            if (known := self._selections.get(where.key)) is not None:
+                self._selections.move_to_end(where.key)
+                return known
+        mask = where.mask(self.table)
+        found = Selection.of(mask & self.live() if len(self.deleted) else mask)
+        with self._lock:
+            self._selections[where.key] = found
+            while len(self._selections) > _REMEMBERED:
+                self._selections.popitem(last=False)
+        return found
+
+    def _search_some(
+        self, queries: npt.NDArray[np.float32], k: int, ef: int, selection: Selection, exact: bool
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        """Walk the graph past rows that are not selected, the farther the fewer are; or compare with all that are.
+
+        Few rows are compared sooner than a long walk is made. A walk that ends with too few rows went astray among the
+        others: such queries are compared with all too.
+        """
+        selector = kinds.load_faiss().IDSelectorBitmap(selection.bits)
+        farther = ef * len(self) // selection.count
+        if exact or not kinds.is_hnsw(self.index) or farther * GRAPH_STEP >= selection.count:
+            return kinds.search(self._storage, queries, k, 0, selector)
+        scores, rows = kinds.search(self.index, queries, k, farther, selector)
+        astray = np.flatnonzero(rows[:, -1] < 0)
+        if len(astray):
+            scores[astray], rows[astray] = kinds.search(self._storage, queries[astray], k, 0, selector)
+        return scores, rows
+
+    def row_of(self, id: str) -> int | None:
+        """The row that has this id and is not deleted, by binary search through the map."""
+        place = bisect_left(self.order, id, key=self._id_at)
+        if place == len(self.order) or self._id_at(row := int(self.order[place])) != id:
+            return None
+        return None if self.is_deleted(row) else row
+
+    def is_deleted(self, row: int) -> bool:
+        """Whether a row is no longer there."""
+        place = int(np.searchsorted(self.deleted, row))
+        return place < len(self.deleted) and int(self.deleted[place]) == row
+
+    def vectors(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """The vectors of rows as stored, float32 (n, dim), deleted ones too."""
+        reconstructed: npt.NDArray[np.float32] = self._storage.reconstruct_batch(rows)
+        return reconstructed
+
+    def _id_at(self, row: int) -> str:
+        value: str = self.table.value("id", int(row))
+        return value
+
+
+def check_vectors(vectors: npt.NDArray[Any], dim: int) -> npt.NDArray[np.float32]:
+    """Return vectors as contiguous float32 (n, dim), without a copy if they are that already.
+
+    Raises:
+        DimensionMismatch: they are of another shape.
+        ValueError: NaN or infinity in one of them, or not numbers at all.
+    """
+    array = np.ascontiguousarray(vectors, dtype=np.float32)
+    if np.ndim(vectors) != 2 or array.shape[1] != dim:
+        raise DimensionMismatch(f"vectors of shape {np.shape(vectors)}; this index takes (n, {dim})")
+    bad = np.flatnonzero(~np.isfinite(array).all(axis=1))
+    if len(bad):
+        raise ValueError(f"vector {bad[0]} has NaN or infinity in it ({len(bad)} of {len(array)} have)")
+    return array
+
+
+def _map_rows(path: Path) -> npt.NDArray[np.int64]:
+    rows: npt.NDArray[np.int64] = np.load(path, mmap_mode="r", allow_pickle=False)
+    if rows.ndim != 1 or rows.dtype != np.int64:
+        raise ValueError(f"{rows.dtype} of shape {rows.shape}, not a list of int64")
+    return rows
+
+
+def open_part(path: Path, opener: Any) -> Any:
+    """Call `opener(path)`, turning the several errors of the libraries into one that names the file."""
+    try:
+        return opener(path)
+    except (OSError, ValueError, RuntimeError, EOFError, pa.ArrowException) as error:
+        raise SnapshotCorrupt(f"{path}: {error}") from error

@@ -3,5 +3,14 @@
 from __future__ import annotations
 
 from indexer.build import BuildReport, Progress, build_index
+from indexer.change import ChangeReport, add_to_index, compact_index, remove_from_index
 
-__all__ = ["BuildReport", "Progress", "build_index"]
+__all__ = [
+    "BuildReport",
+    "ChangeReport",
+    "Progress",
+    "add_to_index",
+    "build_index",
+    "compact_index",
+    "remove_from_index",
+]

@@ -7,7 +7,7 @@ import json
 import os
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -102,7 +102,7 @@ def build_index(
         }  # fmt: skip
         bench = Workbench(directory.path / ".build", plan, resume)
         with closing(Ledger(bench.folder)) as ledger:
-            work = _Build(encoder, bench, ledger, thumbnails, batch_size)
+            work = Work(encoder, bench, ledger, thumbnails, batch_size)
             parts = work.run(source, part_size, progress)
             if not work.images:
                 first = f", {work.first_reject}" if work.first_reject else ""
@@ -118,11 +118,22 @@ def build_index(
     return BuildReport(snapshot, work.images, texts, work.rejected, work.duplicates, seconds, work.resumed)
 
 
-class _Build:
+class Work:
     """The encoding half: records -> finished parts."""
 
-    def __init__(self, encoder: Encoder, bench: Workbench, ledger: Ledger, thumbnails: bool, batch_size: int) -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        bench: Workbench,
+        ledger: Ledger,
+        thumbnails: bool,
+        batch_size: int,
+        *,
+        captions: bool = True,
+    ) -> None:
+        """Without `captions` only pictures are encoded."""
         self._encoder, self._bench, self._thumbnails, self._batch = encoder, bench, thumbnails, batch_size
+        self._captions = captions
         self.ledger = ledger
         self.schema = MetadataSchema()
         self.images = self.rejected = self.duplicates = self.resumed = 0
@@ -221,7 +232,8 @@ class _Build:
             flush()
         if ahead:
             ahead[0][3].extend(queue)  # what was decoded ahead belongs to the next part
-        self._encode_captions(rows)
+        if self._captions:
+            self._encode_captions(rows)
         return rows
 
     def _encode_captions(self, rows: list[dict[str, Any]]) -> None:
@@ -278,39 +290,17 @@ class _Build:
         self.ledger.note(rows)
 
 
-def _assemble(bench: Workbench, parts: int, work: _Build, writer: SnapshotWriter, dim: int, thumbnails: bool) -> int:
+def _assemble(bench: Workbench, parts: int, work: Work, writer: SnapshotWriter, dim: int, thumbnails: bool) -> int:
     """Stream the parts into the snapshot, in the order of the source; returns the number of texts."""
     place = count = 0
     for number in range(parts):
-        rows = bench.load(number)
-        if rows is None:
-            raise SourceError(f"{bench.folder}: part {number} cannot be read back; build again")
-        for row in rows:
-            for reason in row["caption_rejects"]:
-                writer.add_reject(row["uri"], reason)
-            if row["reject"] is not None:
-                writer.add_reject(row["uri"], row["reject"])
-        if good := [row for row in rows if row["vector"] is not None]:
-            again = work.ledger.again(place, place + len(good))
-            more = [again.get(at, Again([], [])) for at in range(place, place + len(good))]
+        rows = finished(bench, number)
+        for uri, reason in rejects(rows):
+            writer.add_reject(uri, reason)
+        if good := good_pictures(rows, work.ledger, place):
             place += len(good)
-            said = [
-                list(dict.fromkeys(row["captions"] + later.captions)) for row, later in zip(good, more, strict=True)
-            ]
-            columns = {
-                "id": pa.array([r["id"] or r["sha256"][:16] for r in good], pa.string()),
-                "uri": pa.array([r["uri"] for r in good], pa.string()),
-                "duplicate_uris": pa.array([later.uris for later in more], pa.list_(pa.string())),
-                "width": pa.array([r["width"] for r in good], pa.int32()),
-                "height": pa.array([r["height"] for r in good], pa.int32()),
-                "sha256": pa.array([r["sha256"] for r in good], pa.string()),
-                "captions": pa.array(said, pa.list_(pa.string())),
-                "offset": pa.array([r["offset"] for r in good], pa.int64()),
-                "length": pa.array([r["length"] for r in good], pa.int64()),
-                **work.schema.columns(json.loads(r["metadata"]) for r in good),
-            }
             small = [r["thumbnail"] for r in good] if thumbnails else None
-            writer.add_images(pa.RecordBatch.from_pydict(columns), unpack([r["vector"] for r in good], dim), small)
+            writer.add_images(image_batch(good, work.schema), unpack([r["vector"] for r in good], dim), small)
         if texts := [text for row in rows for text in row["new_texts"]]:
             count += len(texts)
             batch = {
@@ -321,6 +311,47 @@ def _assemble(bench: Workbench, parts: int, work: _Build, writer: SnapshotWriter
             vectors = unpack([vector for row in rows for vector in row["text_vectors"]], dim)
             writer.add_texts(pa.RecordBatch.from_pydict(batch), vectors)
     return count
+
+
+def finished(bench: Workbench, number: int) -> list[dict[str, Any]]:
+    """The rows of a part that is there. Raises SourceError where it is not."""
+    rows = bench.load(number)
+    if rows is None:
+        raise SourceError(f"{bench.folder}: part {number} cannot be read back; build again")
+    return rows
+
+
+def rejects(rows: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
+    """Addresses and reasons of what is left out of a part."""
+    for row in rows:
+        for reason in row["caption_rejects"]:
+            yield row["uri"], reason
+        if row["reject"] is not None:
+            yield row["uri"], row["reject"]
+
+
+def good_pictures(rows: list[dict[str, Any]], ledger: Ledger, place: int) -> list[dict[str, Any]]:
+    """Of the rows of a part those that are pictures, the first at `place`, with what later records add to them."""
+    good = [row for row in rows if row["vector"] is not None]
+    again = ledger.again(place, place + len(good))
+    for at, row in enumerate(good, place):
+        later = again.get(at, Again([], []))
+        row["id"] = row["id"] or row["sha256"][:16]
+        row["duplicate_uris"] = later.uris
+        row["captions"] = list(dict.fromkeys(row["captions"] + later.captions))
+        row["metadata"] = json.loads(row["metadata"])
+    return good
+
+
+def image_batch(rows: list[dict[str, Any]], schema: MetadataSchema) -> pa.RecordBatch:
+    """Rows as `good_pictures` gives them -> columns as the images of an index have them."""
+    kinds = {
+        "id": pa.string(), "uri": pa.string(), "duplicate_uris": pa.list_(pa.string()), "width": pa.int32(),
+        "height": pa.int32(), "sha256": pa.string(), "captions": pa.list_(pa.string()), "offset": pa.int64(),
+        "length": pa.int64(),
+    }  # fmt: skip
+    columns = {name: pa.array([row[name] for row in rows], kind) for name, kind in kinds.items()}
+    return pa.RecordBatch.from_pydict({**columns, **schema.columns(row["metadata"] for row in rows)})
 
 
 def _stamp(record: Record) -> str:

@@ -11,18 +11,26 @@ import pyarrow as pa
 
 from corpus.records import as_utf8
 
-_RESERVED = frozenset(("id", "uri", "duplicate_uris", "width", "height", "sha256", "captions", "offset", "length"))
+# What an index itself writes of every picture.
+OWN = ("id", "uri", "duplicate_uris", "width", "height", "sha256", "captions", "offset", "length")
 _INT = re.compile(r"[+-]?(0|[1-9][0-9]{0,17})")
 # With a point or an exponent: as numbers, the post code 01234 and a hash of 20 digits would be damaged.
 _FLOAT = re.compile(r"[+-]?((0|[1-9][0-9]*)?\.[0-9]+|(0|[1-9][0-9]*)(\.|(?=[eE])))([eE][+-]?[0-9]+)?")
-_TYPES: dict[str, Any] = {"bool": pa.bool_(), "int": pa.int64(), "float": pa.float64(), "string": pa.string()}
+_TYPES: dict[str, Any] = {
+    "": pa.null(),
+    "bool": pa.bool_(),
+    "int": pa.int64(),
+    "float": pa.float64(),
+    "string": pa.string(),
+}
 
 
 class MetadataSchema:
     """Looks at every value once, then gives each column the narrowest type that holds them all.
 
     Strings that are all numbers or all true/false become that (a CSV has only strings); what is mixed becomes a
-    string; lists and objects become JSON. A name that the index itself uses gets the prefix `meta_`.
+    string; lists and objects become JSON; what never has a value has no type (null). A name that the index itself uses
+    gets the prefix `meta_`.
     """
 
     def __init__(self) -> None:
@@ -34,14 +42,31 @@ class MetadataSchema:
             known = self._kinds.get(name, "")
             self._kinds[name] = _wider(known, kind) if known and kind else known or kind
 
+    def forget_empty(self) -> None:
+        """Leave out names that never had a value: what they are is known better elsewhere, or not at all."""
+        self._kinds = {name: kind for name, kind in self._kinds.items() if kind}
+
     def columns(self, rows: Iterable[dict[str, Any]]) -> dict[str, pa.Array[Any]]:
         rows = list(rows)
         result = {}
         for name, kind in sorted(self._kinds.items()):
-            kind = kind or "string"
             values = [_convert(row.get(name), kind) for row in rows]
-            result[f"meta_{name}" if name in _RESERVED else name] = pa.array(values, _TYPES[kind])
+            result[column_name(name)] = pa.array(values, _TYPES[kind])
         return result
+
+
+def column_name(name: str) -> str:
+    """The column that metadata of this name lie in."""
+    return f"meta_{name}" if name in OWN else name
+
+
+def converted(value: Any, like: Any) -> Any:
+    """A value as the corpus has it, in the type of one that the index has, if that can hold it."""
+    own = _kind(value)
+    if like is None or own == "":
+        return _convert(value, own or "bool")
+    kind = "string" if isinstance(like, str) else _kind(like)
+    return _convert(value, kind if _wider(own, kind) == kind else own)
 
 
 def _kind(value: Any) -> str:
@@ -69,7 +94,7 @@ def _wider(a: str, b: str) -> str:
 
 
 def _convert(value: Any, kind: str) -> Any:
-    if value is None or (value == "" and kind != "string"):
+    if value is None or kind == "" or (value == "" and kind != "string"):
         return None
     if kind == "string":
         return as_utf8(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str))

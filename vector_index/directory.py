@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,6 +62,36 @@ class IndexDirectory:
     def make_current(self, name: str) -> None:
         """Make a complete snapshot the live one, atomically. The caller holds the lock."""
         replace_text(self.path / "CURRENT", name + "\n")
+
+    def names(self) -> list[str]:
+        """The names of the snapshots that are there, oldest first."""
+        if not self.snapshots.is_dir():
+            return []
+        return sorted(path.name for path in self.snapshots.iterdir() if path.is_dir() and path.name[0] != ".")
+
+    def collect(self, keep: int) -> list[str]:
+        """Delete all snapshots but the live one and the newest `keep`, and what dead writers left.
+
+        The caller holds the lock. Who has a snapshot open keeps it until it is closed.
+
+        Returns:
+            The names of what was deleted.
+
+        Raises:
+            ValueError: keep is below 1.
+            IndexNotFound: nothing has been published here.
+        """
+        if keep < 1:
+            raise ValueError(f"keep must be at least 1, got {keep}")
+        live = self.current()
+        if live is None:
+            raise IndexNotFound(f"{self.path}: there is no index here (no CURRENT file)")
+        gone = [name for name in self.names()[:-keep] if name != live]
+        for name in gone:  # what is half deleted no longer looks like a snapshot
+            os.rename(self.snapshots / name, self.snapshots / f".tmp-{name}")
+        for leftover in self.snapshots.glob(".tmp-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        return gone
 
     @contextmanager
     def lock(self) -> Iterator[None]:

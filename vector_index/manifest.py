@@ -75,12 +75,18 @@ class CollectionStamp(_Stamp):
 
 
 class Manifest(_Stamp):
-    """Everything about a snapshot but its data. `files` maps each name, all but the manifest's own, to its stamp."""
+    """Everything about a snapshot but its data. `files` maps each name, all but the manifest's own, to its stamp.
+
+    `source` is where the corpus lies; addresses in it are relative to that. `sources` are the places of what was added
+    from elsewhere, whose addresses say so. `index_type` is as it was asked for.
+    """
 
     format_version: int = FORMAT_VERSION
     created: datetime
     model: ModelStamp
     source: str
+    sources: list[str] = []
+    index_type: str = "auto"
     target_recall: float
     images: CollectionStamp
     texts: CollectionStamp

@@ -127,7 +127,8 @@ class MappedTable:
 def unify(schemas: Sequence[pa.Schema]) -> pa.Schema:
     """One schema that holds the columns of all: those of the first, then what the others have more.
 
-    A column of whole numbers in one and of floats in another is of floats; of otherwise different types, of strings.
+    A column of whole numbers in one and of floats in another is of floats; of otherwise different types, of strings;
+    of nulls alone in one, of whatever it is in the others.
 
     Raises:
         ValueError: columns of one name that cannot be read as one type.
@@ -135,7 +136,10 @@ def unify(schemas: Sequence[pa.Schema]) -> pa.Schema:
     fields: dict[str, Any] = {}
     for field in (field for schema in schemas for field in schema):
         known = fields.setdefault(field.name, field)
-        if known.type == field.type:
+        if known.type == field.type or pa.types.is_null(field.type):
+            continue
+        if pa.types.is_null(known.type):
+            fields[field.name] = field
             continue
         numbers = all(pa.types.is_integer(t) or pa.types.is_floating(t) for t in (known.type, field.type))
         common = pa.float64() if numbers else pa.string()

@@ -52,6 +52,7 @@ class SnapshotWriter:
         index_type: str = "auto",
         target_recall: float = 0.95,
         base: Snapshot | None = None,
+        further_source: str | None = None,
     ) -> None:
         """Start a snapshot.
 
@@ -63,6 +64,7 @@ class SnapshotWriter:
                 "HNSW<M>,SQfp16" or "HNSW<M>,SQ8".
             target_recall: the recall@10 for which an HNSW index chooses its efSearch.
             base: a snapshot of the same directory and model to change.
+            further_source: a place that addresses of what is added begin with.
 
         Raises:
             BadIndexType: another index type.
@@ -79,6 +81,8 @@ class SnapshotWriter:
         self._index_type = index_type
         self._target_recall = target_recall
         self._base = base
+        known = base.manifest.sources if base is not None else []
+        self._sources = list(dict.fromkeys([*known, *([further_source] if further_source else [])]))
 
         snapshots = self._directory.snapshots
         snapshots.mkdir(parents=True, exist_ok=True)
@@ -196,6 +200,8 @@ class SnapshotWriter:
             created=created,
             model=self._model,
             source=self._source,
+            sources=self._sources,
+            index_type=self._index_type,
             target_recall=self._target_recall,
             images=image_stamp,
             texts=text_stamp,

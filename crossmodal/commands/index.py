@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -53,6 +53,96 @@ def build(
 
 
 @app.command()
+def add(
+    source: Annotated[str, typer.Argument(help="What to add: a folder, a table or .tar shards; a path or an address.")],
+    index: Annotated[Path, typer.Option(help="The index directory.")],
+    captions: Annotated[str | None, typer.Option(help="A table of `image` and `caption` for a folder.")] = None,
+    prune: Annotated[bool, typer.Option("--prune", help="Remove what SOURCE had before and has no longer.")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda")] = "auto",
+    runtime: Annotated[str, typer.Option(help="auto, openvino, torch")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, bf16, fp32, int8")] = "auto",
+    resume: Annotated[bool, typer.Option("--resume/--fresh", help="Go on with an interrupted change.")] = True,
+    thumbnails: Annotated[bool, typer.Option(help="Keep small pictures for the page.")] = True,
+    json: _Json = False,
+) -> None:
+    """Encode what is new or changed in a corpus, and publish it with what the index has already."""
+    from crossmodal.progress import progress
+    from dual_encoder import load_encoder
+    from indexer import add_to_index
+    from vector_index import IndexDirectory
+
+    with IndexDirectory(index).open() as snapshot:
+        model = snapshot.manifest.model.reference
+    encoder = load_encoder(model, device=device, runtime=runtime, precision=precision)
+    with progress("adding") as report:
+        result = add_to_index(
+            source, index, encoder, captions=captions, prune=prune, resume=resume, thumbnails=thumbnails,
+            progress=lambda p: report(p.done, p.total),
+        )  # fmt: skip
+    _print_change(result, json)
+
+
+@app.command()
+def remove(
+    ids: Annotated[list[str] | None, typer.Argument(help="Ids of pictures.")] = None,
+    *,
+    index: Annotated[Path, typer.Option(help="The index directory.")],
+    where: Annotated[str | None, typer.Option(help="A filter as JSON: all pictures that it keeps.")] = None,
+    json: _Json = False,
+) -> None:
+    """Remove pictures, and captions of no other picture; publishes what is left."""
+    from json import JSONDecodeError, loads
+
+    import numpy as np
+
+    from indexer import remove_from_index
+    from vector_index import Filter, Snapshot
+
+    if bool(ids) == bool(where):
+        raise typer.BadParameter("give ids or --where, one of them")
+
+    def rows(snapshot: Snapshot) -> list[int]:
+        if ids:
+            return [snapshot.images.row_of(id) for id in ids]
+        try:
+            wanted = loads(where or "")
+        except JSONDecodeError as error:
+            raise typer.BadParameter(f"--where is not JSON: {error}") from None
+        found: list[int] = np.asarray(snapshot.images.live(Filter.parse(wanted, snapshot.images.schema))).tolist()
+        return found
+
+    _print_change(remove_from_index(index, rows), json)
+
+
+@app.command()
+def compact(index: _Index, json: _Json = False) -> None:
+    """Rewrite what many changes have left behind as one piece; publishes the same content."""
+    from crossmodal.output import print_json
+    from indexer import compact_index
+
+    name = compact_index(index)
+    print_json({"snapshot": name}) if json else print(name)
+
+
+@app.command()
+def gc(
+    index: _Index,
+    keep: Annotated[int, typer.Option(help="How many of the newest snapshots to keep.", min=1)] = 3,
+    json: _Json = False,
+) -> None:
+    """Delete old snapshots; the live one stays."""
+    from crossmodal.output import print_json
+    from vector_index import IndexDirectory
+
+    directory = IndexDirectory(index)
+    directory.open().close()
+    with directory.lock():
+        gone = directory.collect(keep)
+        left = directory.names()
+    print_json({"deleted": gone, "kept": left}) if json else print(f"{len(gone)} deleted, {len(left)} kept")
+
+
+@app.command()
 def info(index: _Index, json: _Json = False) -> None:
     """The live snapshot: model, counts, index kinds, measured recall."""
     from crossmodal.output import print_json, print_table
@@ -66,7 +156,8 @@ def info(index: _Index, json: _Json = False) -> None:
         rows = [("snapshot", snapshot.name), ("created", manifest.created), ("source", manifest.source)]
         rows += [("model", f"{manifest.model.reference} ({manifest.model.fingerprint[:12]}, dim {manifest.model.dim})")]
         for name, stamp in (("pictures", manifest.images), ("captions", manifest.texts)):
-            rows.append((name, f"{stamp.rows:,} in {stamp.index.kind}, recall@10 {stamp.index.recall:.3f}"))
+            parts = f", {len(stamp.segments)} segments" if len(stamp.segments) > 1 else ""
+            rows.append((name, f"{stamp.rows:,} in {stamp.index.kind}, recall@10 {stamp.index.recall:.3f}{parts}"))
         rows += [("rejected", manifest.rejects), ("bytes", f"{sum(f.size for f in manifest.files.values()):,}")]
         print_table(["", ""], rows)
 
@@ -85,3 +176,15 @@ def verify(index: _Index, json: _Json = False) -> None:
             print("\n".join(problems) or f"{snapshot.name}: clean")
     if problems:
         raise typer.Exit(1)
+
+
+def _print_change(result: Any, json: bool) -> None:
+    from crossmodal.output import print_json
+
+    if json:
+        print_json(asdict(result))
+        return
+    print(
+        f"{result.snapshot}: {result.added:,} added, {result.changed:,} changed, {result.removed:,} removed, "
+        f"{result.unchanged:,} as before, {result.rejected:,} rejected; {result.seconds:.1f} s"
+    )

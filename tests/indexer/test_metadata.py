@@ -27,7 +27,7 @@ def column(values: list[Any], name: str = "x") -> pa.Array:
         ([2**70], pa.string(), [str(2**70)]),
         ([{"雨": [1]}, "a"], pa.string(), ['{"雨": [1]}', "a"]),
         (["\ud800"], pa.string(), ["?"]),
-        ([None, ""], pa.string(), [None, ""]),
+        ([None, ""], pa.null(), [None, None]),
     ],
 )
 def test_one_type_a_column(values: list[Any], kind: pa.DataType, expected: list[Any]) -> None:

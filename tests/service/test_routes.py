@@ -70,7 +70,7 @@ def test_a_query_whose_client_has_gone_is_dropped(index: Path) -> None:
 
             before = REQUESTS.labels("POST", "/v1/search/{target}", 499)._value.get()
             busy = [asyncio.create_task(ask(text, False)) for text in ("first", "second")]  # one a stream
-            while engine.busy_for == 0:
+            while engine.busy_for == 0 or engine.queries.batcher.waiting:
                 await asyncio.sleep(0.001)
             staying, going = asyncio.create_task(ask("stays", False)), asyncio.create_task(ask("goes", True))
             await asyncio.sleep(0.05)

@@ -22,6 +22,7 @@ from service.problems import ProblemDetail
 from service.routes import embeddings, images, operations, search
 from service.schemas import EmbeddingsRequest, RankRequest, SearchRequest
 from service.settings import Settings
+from service.watcher import watch_snapshots
 
 _PAGE = Path(__file__).parent / "page"
 _CONTENT_POLICY = (
@@ -38,12 +39,16 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.engine = engine or Engine(settings)
         watch = asyncio.create_task(watch_loop())
+        seconds = settings.watch_seconds
+        follow = asyncio.create_task(watch_snapshots(app.state.engine, seconds)) if seconds else None
         gc.collect()
         gc.freeze()  # what lives for ever is not looked through again: a full collection held the loop up for 50 ms
         try:
             yield
         finally:
             watch.cancel()
+            if follow is not None:
+                follow.cancel()
             gc.unfreeze()
             app.state.engine.close()
 

@@ -19,7 +19,7 @@ from service.finder import Wanted, find
 from service.schemas import ImageInput, Query, QueryPart
 from service.settings import Settings
 from service.threads import share
-from vector_index import Collection, IndexDirectory, Snapshot, UnknownId, VectorIndexError
+from vector_index import Collection, IndexDirectory, Snapshot, SnapshotCorrupt, UnknownId, VectorIndexError
 
 Vector = NDArray[np.float32]
 T = TypeVar("T")
@@ -49,9 +49,10 @@ class Engine:
             threads=threads.encoder,
             lazy=lazy,
         )
-        self.snapshot = self._checked(snapshot)
+        self._reloading = asyncio.Lock()
+        self.snapshot = self._checked(snapshot) if lazy else self._open()
         if not lazy:
-            _read_ahead(snapshot)
+            _read_ahead(self.snapshot)
         self.queries = QueryEncoder(self.encoder, settings, threads)
         self._searcher = Batcher("searcher", prepare=threads.limit_search)
         self._find = self._searcher.lane("search", find, _QUERIES)
@@ -74,13 +75,23 @@ class Engine:
         return snapshot
 
     async def reload(self) -> bool:
-        """Switch to the snapshot that CURRENT names; says whether it is another. A bad one leaves the old serving."""
-        if self._directory.current() == self.snapshot.name:
-            return False
-        fresh = await self.in_searcher(lambda: self._checked(self._directory.open()))
-        _read_ahead(fresh)
-        self.snapshot = fresh  # the old one is unmapped when its last request lets go of it
-        return True
+        """Switch to the snapshot that CURRENT names; says whether it is another. A bad one leaves the old serving.
+
+        It is opened, read through and warmed beside the old one, which answers meanwhile.
+        """
+        async with self._reloading:
+            if self._directory.current() == self.snapshot.name:
+                return False
+            fresh = await asyncio.to_thread(self._open)
+            await self.in_searcher(lambda: _warm(fresh))
+            self.snapshot = fresh  # the old one is unmapped when its last request lets go of it
+            return True
+
+    def _open(self) -> Snapshot:
+        snapshot = self._checked(self._directory.open())
+        if self.settings.verify and (problems := snapshot.check_files()):
+            raise SnapshotCorrupt(f"{snapshot.path}: {'; '.join(problems)}")
+        return snapshot
 
     @property
     def busy_for(self) -> float:
@@ -161,6 +172,14 @@ def _read_ahead(snapshot: Snapshot) -> None:
     for path in snapshot.path.glob("*.faiss"):
         with path.open("rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
+
+
+def _warm(snapshot: Snapshot) -> None:
+    """Search both collections once."""
+    _read_ahead(snapshot)
+    query = np.full((1, snapshot.manifest.model.dim), snapshot.manifest.model.dim**-0.5, np.float32)
+    for collection in (snapshot.images, snapshot.texts):
+        collection.search(query, 1)
 
 
 def _call_all(works: Sequence[Callable[[], Any]]) -> list[Any]:

@@ -1,0 +1,131 @@
+"""Snapshots change while they are served: nothing is lost, nothing is kept, nothing bad gets in."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+
+from indexer import remove_from_index
+from service.app import create_app
+from service.settings import Settings
+from vector_index import IndexDirectory
+
+
+@pytest.fixture
+def directory(index: Path, tmp_path: Path) -> IndexDirectory:
+    """A copy, to be changed."""
+    shutil.copytree(index, tmp_path / "index")
+    return IndexDirectory(tmp_path / "index")
+
+
+@contextmanager
+def serving(settings: Settings) -> Iterator[str]:
+    """A server on a free port, in a thread of this process: its address."""
+    server = uvicorn.Server(uvicorn.Config(create_app(settings), host="127.0.0.1", port=0, log_level="warning"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+def without_one(directory: IndexDirectory) -> str:
+    """Publish a snapshot that lacks one more picture."""
+    return remove_from_index(directory.path, lambda snapshot: snapshot.images.live()[:1].tolist()).snapshot
+
+
+def mapped(directory: IndexDirectory) -> set[str]:
+    """The snapshots of which this process has a file in a map or open."""
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    lines += [
+        os.readlink(f"/proc/self/fd/{fd}")
+        for fd in os.listdir("/proc/self/fd")
+        if os.path.lexists(f"/proc/self/fd/{fd}")
+    ]
+    return {name for name in directory.names() for line in lines if f"{directory.snapshots}/{name}/" in line}
+
+
+def test_a_hundred_switches_under_load(directory: IndexDirectory) -> None:
+    first = directory.current()
+    assert first is not None
+    second = without_one(directory)
+    answers: list[tuple[int, str]] = []
+    stop = threading.Event()
+
+    def ask(base: str, text: str) -> None:
+        with httpx.Client(base_url=base, timeout=30) as client:
+            while not stop.is_set():
+                found = client.post("/v1/search/images", json={"query": {"text": text}, "k": 5})
+                answers.append((found.status_code, found.json().get("snapshot", "")))
+
+    with serving(Settings(index=directory.path, watch_seconds=0)) as base:
+        askers = [threading.Thread(target=ask, args=(base, text)) for text in ("a red star", "四个蓝色圆形", "a ring")]
+        for asker in askers:
+            asker.start()
+        changed = []
+        try:
+            with httpx.Client(base_url=base, timeout=30) as client:
+                for number in range(100):
+                    if number == 10:
+                        fds = len(os.listdir("/proc/self/fd"))
+                    directory.make_current(second if number % 2 else first)
+                    changed.append(client.post("/v1/index/reload").json().get("changed"))
+        finally:
+            stop.set()
+            for asker in askers:
+                asker.join()
+        assert changed == [True] * 100
+        gc.collect()
+        assert {status for status, _ in answers} == {200}
+        assert {snapshot for _, snapshot in answers} == {first, second}
+        assert mapped(directory) == {second}
+        assert len(os.listdir("/proc/self/fd")) <= fds + 2
+
+
+def test_a_new_snapshot_is_noticed_and_a_damaged_one_refused(
+    directory: IndexDirectory, caplog: pytest.LogCaptureFixture
+) -> None:
+    def live(base: str) -> Any:
+        return httpx.get(f"{base}/v1/index").json()
+
+    with serving(Settings(index=directory.path, watch_seconds=0.05)) as base:
+        second = without_one(directory)
+        until(lambda: live(base)["snapshot"] == second)
+        assert live(base)["images"]["count"] == 59
+        third = f"99991231T000000.000000Z-{second.split('-')[1]}"
+        shutil.copytree(directory.snapshots / second, directory.snapshots / third)
+        path = directory.snapshots / third / "images.faiss"
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+        with caplog.at_level(logging.ERROR):
+            directory.make_current(third)
+            until(lambda: "refused" in caplog.text)
+        assert "SHA-256 differs" in caplog.text
+        answer = httpx.post(f"{base}/v1/index/reload")
+        assert answer.status_code == 409
+        assert "keeps serving" in answer.json()["detail"]
+        assert live(base)["snapshot"] == second
+
+
+def until(happens: Any) -> None:
+    deadline = time.monotonic() + 20
+    while not happens():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Any
 
 import orjson
+import pyarrow as pa
 
 from service.engine import Engine
 from service.errors import Problem
 from service.finder import Target, Wanted
 from service.results import dumps
 from service.schemas import SearchRequest
-from vector_index import BadFilter, Filter, Snapshot
+from vector_index import BadFilter, Collection, Filter, Snapshot
 
 
 async def answer(engine: Engine, target: Target, wanted: SearchRequest, began: float, picture: bytes = b"") -> bytes:
@@ -32,23 +34,42 @@ async def answer(engine: Engine, target: Target, wanted: SearchRequest, began: f
     snapshot = engine.snapshot  # one snapshot for the whole request, whatever is published meanwhile
     where = _filter(wanted.filter, snapshot, target)
     include = tuple(sorted(set(wanted.include)))
+    collection = snapshot.images if target == "images" else snapshot.texts
+    for column in ([wanted.group_by] if wanted.group_by is not None else []) + wanted.facets:
+        _check_column(column, collection, lists=column != wanted.group_by)
     vectors = list(await engine.queries.pictures([picture])) if picture else await engine.vectors_of(queries, snapshot)
     encoded = time.perf_counter()
-    lists = await engine.find(
-        [
-            Wanted(snapshot, target, vector, wanted.k, wanted.offset, wanted.min_score, wanted.exact, include, where)
-            for vector in vectors
-        ]
-    )
+    asked = partial(
+        Wanted, snapshot, target, k=wanted.k, offset=wanted.offset, min_score=wanted.min_score, exact=wanted.exact,
+        include=include, where=where, group_by=wanted.group_by,
+    )  # fmt: skip
+    lists = await engine.find([asked(vector=vector) for vector in vectors])
+    facets = {}
+    for column in dict.fromkeys(wanted.facets):
+        facets[column] = await engine.queries.off_loop(partial(collection.value_counts, column, where))
     done = time.perf_counter()
     found = [orjson.Fragment(hits) for hits in lists]
     one = {"hits": found[0]} if wanted.queries is None else {"results": [{"hits": hits} for hits in found]}
+    more = {"facets": {name: [_facet(*each) for each in counts] for name, counts in facets.items()}} if facets else {}
     took = {
         "encode": round((encoded - began) * 1e3, 3),
         "search": round((done - encoded) * 1e3, 3),
         "total": round((done - began) * 1e3, 3),
     }
-    return dumps({**one, "snapshot": snapshot.name, "model": engine.encoder.reference, "took_ms": took})
+    return dumps({**one, **more, "snapshot": snapshot.name, "model": engine.encoder.reference, "took_ms": took})
+
+
+def _facet(value: Any, count: int) -> dict[str, Any]:
+    return {"value": value, "count": count}
+
+
+def _check_column(name: str, collection: Collection, lists: bool) -> None:
+    if name not in collection.schema.names:
+        there = ", ".join(collection.schema.names)
+        raise Problem(422, f"{'facets' if lists else 'group_by'}: there is no column {name!r}; there are {there}")
+    kind = collection.schema.field(name).type
+    if pa.types.is_nested(kind) and not (lists and pa.types.is_list(kind)):
+        raise Problem(422, f"{'facets' if lists else 'group_by'}: a column of {kind} cannot be used")
 
 
 def _filter(value: dict[str, Any] | None, snapshot: Snapshot, target: Target) -> Filter | None:

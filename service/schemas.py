@@ -94,6 +94,10 @@ class SearchRequest(Strict):
         examples=[{"background": "white", "count": {"$gte": 2}}],
     )
     include: list[Include] = []
+    group_by: str | None = Field(None, description="a column: only the best hit of each of its values", max_length=200)
+    facets: list[Annotated[str, StringConstraints(max_length=200)]] = Field(
+        [], max_length=10, description="columns: how often each value occurs among the rows that the filter keeps"
+    )
 
     @model_validator(mode="after")
     def _one_or_many(self) -> SearchRequest:
@@ -129,11 +133,19 @@ class Hits(BaseModel):
     hits: list[Hit]
 
 
+class Facet(BaseModel):
+    """A value, and how many of the rows that the filter keeps have it."""
+
+    value: str | int | float | bool
+    count: int
+
+
 class SearchAnswer(BaseModel):
-    """`hits` for a query, `results` (one entry a query) for a batch."""
+    """`hits` for a query, `results` (one entry a query) for a batch; `facets` by column, the 20 commonest values."""
 
     hits: list[Hit] | None = None
     results: list[Hits] | None = None
+    facets: dict[str, list[Facet]] | None = None
     snapshot: str
     model: str
     took_ms: Took

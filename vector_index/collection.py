@@ -1,9 +1,11 @@
 """A collection: the pictures, or the texts, of a snapshot, in one or several segments."""
 
+import threading
+from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +17,8 @@ from vector_index.errors import SnapshotCorrupt, UnknownId
 from vector_index.filters import Filter
 from vector_index.manifest import SegmentStamp
 from vector_index.segment import Segment, check_vectors
+
+_REMEMBERED: Final = 64  # counts of values
 
 
 class Collection:
@@ -39,6 +43,8 @@ class Collection:
         for segment in self.segments:
             segment.table.schema = self.schema
         self._starts = np.cumsum([0, *map(len, self.segments)], dtype=np.int64)
+        self._counted: OrderedDict[tuple[Any, ...], list[tuple[Any, int]]] = OrderedDict()
+        self._lock = threading.Lock()
 
     def __len__(self) -> int:
         """Rows that are not deleted."""
@@ -139,6 +145,41 @@ class Collection:
         number = int(np.searchsorted(self._starts, row, side="right")) - 1
         return self.segments[number], row - int(self._starts[number])
 
+    def value_counts(self, column: str, where: Filter | None = None, most: int = 20) -> list[tuple[Any, int]]:
+        """The commonest values of a column among the rows that a filter keeps, and how many rows have each.
+
+        A list counts for each of its different values; a row without a value for none. Remembered for what was asked
+        for last.
+
+        Raises:
+            KeyError: there is no such column.
+            TypeError: its values cannot be counted.
+        """
+        key = (column, where and where.key, most)
+        with self._lock:
+            if (known := self._counted.get(key)) is not None:
+                self._counted.move_to_end(key)
+                return known
+        total: Counter[Any] = Counter()
+        for segment in self.segments:
+            selection = segment.select(where)
+            values = segment.table.column(column)
+            if selection is not None:
+                bits = np.unpackbits(selection.bits, count=len(segment), bitorder="little")
+                values = values.filter(pa.array(bits.astype(np.bool_)))
+            if pa.types.is_list(values.type):
+                values = _once_a_row(values)
+            if pa.types.is_nested(values.type):
+                raise TypeError(f"a column of {values.type} has no values to count")
+            counts = pc.value_counts(values.drop_null())
+            total.update(dict(zip(counts.field("values").to_pylist(), counts.field("counts").to_pylist(), strict=True)))
+        found = sorted(total.items(), key=lambda item: (-item[1], str(item[0])))[:most]
+        with self._lock:
+            self._counted[key] = found
+            while len(self._counted) > _REMEMBERED:
+                self._counted.popitem(last=False)
+        return found
+
     def ids(self) -> "pa.ChunkedArray[Any]":
         """The ids of all rows that are not deleted."""
         return self._live_column("id")
@@ -185,3 +226,10 @@ def dangling_image_ids(images: Collection, texts: Collection) -> Iterator[str]:
     named = texts.named("image_ids")
     for missing in named.filter(pc.invert(pc.is_in(named, value_set=images.ids()))):
         yield str(missing.as_py())
+
+
+def _once_a_row(lists: "pa.ChunkedArray[Any]") -> "pa.ChunkedArray[Any]":
+    """The values of lists, those that are twice in one list once."""
+    rows, values = pc.list_parent_indices(lists), pc.list_flatten(lists)
+    pairs = pa.table({"row": rows, "value": values}).group_by(["row", "value"]).aggregate([])
+    return pairs["value"]

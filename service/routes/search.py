@@ -54,13 +54,18 @@ async def search_by_url(
     exact: bool = False,
     filter: Annotated[str | None, Query(description="as of POST, in JSON", examples=['{"count": 1}'])] = None,
     include: Annotated[str, Query(description="metadata, captions, vector; with commas")] = "",
+    group_by: str | None = None,
+    facets: Annotated[str, Query(description="columns; with commas")] = "",
 ) -> Response:
     """The same for one text or one indexed picture; caches may keep the answer and ask whether it is still good."""
     began = time.perf_counter()
     if (text is None) == (image_id is None):
         raise Problem(422, "give exactly one of text and image_id")
     query: dict[str, Any] = {"text": text} if text is not None else {"image": {"id": image_id}}
-    options = {"k": k, "offset": offset, "min_score": min_score, "exact": exact, "include": _split(include)}
+    options: dict[str, Any] = {
+        "k": k, "offset": offset, "min_score": min_score, "exact": exact, "include": _split(include),
+        "group_by": group_by, "facets": _split(facets),
+    }  # fmt: skip
     if filter is not None:
         options["filter"] = _object(filter)
     wanted = SearchRequest.model_validate({"query": query, **options})
@@ -86,8 +91,8 @@ async def _multipart(request: Request) -> tuple[bytes, dict[str, Any]]:
     options: dict[str, Any] = {**request.query_params, **fields}
     if "filter" in options:
         options["filter"] = _object(options["filter"])
-    if "include" in options:
-        options["include"] = _split(options["include"])
+    for name in {"include", "facets"} & options.keys():
+        options[name] = _split(options[name])
     return data, options
 
 

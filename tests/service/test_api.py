@@ -8,6 +8,7 @@ import io
 import json
 import struct
 import zlib
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,37 @@ def problem(answer: httpx.Response, status: int, *words: str) -> None:
 
 def rows(scenes: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in scenes.read_text("utf-8").splitlines()]
+
+
+def test_facets(client: httpx.Client, scenes: Path) -> None:
+    kept = [row for row in rows(scenes) if row["count"] > 1]
+    answer = search(client, query={"text": "x"}, k=1, facets=["shape", "count"], filter={"count": {"$gt": 1}})
+    for column in ("shape", "count"):
+        expected = Counter(row[column] for row in kept if row[column] is not None)
+        assert {facet["value"]: facet["count"] for facet in answer["facets"][column]} == expected
+        counts = [facet["count"] for facet in answer["facets"][column]]
+        assert counts == sorted(counts, reverse=True)
+    by_url = client.get("/v1/search/images", params={"text": "x", "facets": "shape,captions"}).json()
+    assert sum(facet["count"] for facet in by_url["facets"]["shape"]) == len(rows(scenes))
+    assert len(by_url["facets"]["captions"]) == 20
+    assert "facets" not in search(client, query={"text": "x"})
+    problem(client.post("/v1/search/images", json={"query": {"text": "x"}, "facets": ["size_"]}), 422, "size_", "shape")
+
+
+@pytest.mark.parametrize("column", ["background", "shape"])
+def test_one_hit_a_group(client: httpx.Client, column: str) -> None:
+    everything = search(client, query={"text": "a red star"}, k=60, include=["metadata"])["hits"]
+    best: dict[Any, dict[str, Any]] = {}
+    for hit in everything:
+        best.setdefault(hit["metadata"].get(column, hit["id"]), hit)
+    expected = [hit["id"] for hit in best.values()]
+    hits = search(client, query={"text": "a red star"}, k=60, group_by=column)["hits"]
+    assert [hit["id"] for hit in hits] == expected
+    paged = search(client, query={"text": "a red star"}, k=2, offset=1, group_by=column)["hits"]
+    assert [(hit["id"], hit["rank"]) for hit in paged] == [(id, rank) for rank, id in enumerate(expected[1:3], 2)]
+    batch = search(client, queries=[{"text": "a red star"}, {"text": "a ring"}], k=3, group_by=column)["results"]
+    assert [hit["id"] for hit in batch[0]["hits"]] == expected[:3]
+    problem(client.get("/v1/search/images?text=x&group_by=captions"), 422, "group_by", "list")
 
 
 def test_filters(client: httpx.Client, scenes: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,8 @@ class Changes(RuleBasedStateMachine):
         again = np.einsum("qd,qkd->qk", queries, collection.vectors(found.ravel()).reshape(*found.shape, DIM))
         np.testing.assert_allclose(again, scores, atol=1e-5)
         for column in set(collection.schema.names) & {"width", "year"}:
+            counted = Counter(item[column] for item in model.values() if column in item)
+            assert dict(collection.value_counts(column, most=1000)) == counted
             assert collection.take(rows, [column])[column].to_pylist() == [model[id].get(column) for id in ids]
         with pytest.raises(UnknownId):
             collection.row_of("never")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, IPvAnyNetwork
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -21,7 +21,12 @@ class Settings(BaseSettings):
     workers: int = Field(1, gt=0, description="processes that share this machine's cores")
     cache_bytes: int = Field(32 * 2**20, ge=0, description="of remembered vectors, of texts and of pictures each")
     corpus_root: str | None = Field(None, description="folder or address where the corpus lies now, if it has moved")
-    image_url_hosts: list[str] = Field([], description="hosts that images of queries may be fetched from; none: off")
+    image_url_hosts: list[str] = Field([], description="host or host:port that pictures may be fetched from; none: off")
+    image_url_http: bool = Field(False, description="fetch from them by http: too")
+    image_url_networks: list[IPvAnyNetwork] = Field(
+        [], description="ranges that are not public but may be fetched from"
+    )
+    image_url_seconds: float = Field(10.0, gt=0, description="for one picture, from its name to its last byte")
     max_body_bytes: int = Field(20 * 2**20, gt=0)
     max_pixels: int = Field(100_000_000, gt=0)
     max_k: int = Field(10_000, gt=0)

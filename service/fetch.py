@@ -76,10 +76,6 @@ class Fetcher:
     async def fetch(self, url: str, allowance: Allowance | None = None) -> bytes:
         """The bytes at `url`. Raises Problem 422 with the reason; it tells names, never addresses."""
         settings = self._settings
-        if not settings.image_url_hosts:
-            raise refused(
-                "url_off", "image.url: fetching is off here (CROSSMODAL_IMAGE_URL_HOSTS); send the picture as base64"
-            )
         allowance = allowance or self.allowance()
         try:
             async with asyncio.timeout(settings.image_url_seconds), self._slots:
@@ -107,6 +103,9 @@ class Fetcher:
 
     def _checked(self, text: str) -> httpx.URL:
         url = parse(text)
+        if not self._places:
+            detail = "image.url: fetching is off here (CROSSMODAL_IMAGE_URL_HOSTS); send the picture as base64"
+            raise refused("url_off", detail)
         allowed = ("https", "http") if self._settings.image_url_http else ("https",)
         if url.scheme not in allowed:
             raise refused("url_malformed", f"image.url: {' or '.join(f'{name}:' for name in allowed)} only")

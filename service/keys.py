@@ -115,6 +115,8 @@ def _editing(path: Path) -> Iterator[_Document]:
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as file:
                 file.write(text + "\n")
+                if path.exists() and os.geteuid() == 0:  # the service runs as another user, who must go on reading it
+                    os.fchown(file.fileno(), path.stat().st_uid, path.stat().st_gid)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(name, path)

@@ -76,7 +76,7 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
 
     @app.get("/", include_in_schema=False)
     async def page(request: Request) -> Response:
-        headers = {"Content-Security-Policy": _CONTENT_POLICY, "Referrer-Policy": "no-referrer"}
+        headers = {"Content-Security-Policy": _CONTENT_POLICY}
         return FileResponse(_PAGE / "index.html", headers=headers)
 
     documentation.install(app)

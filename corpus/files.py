@@ -37,7 +37,10 @@ def read(
     if remote.is_remote(root):
         return remote.read(remote.join(root, name), offset, length)
     folder = Path(root).resolve()
-    path = (folder / name).resolve()
+    try:
+        path = (folder / name).resolve()
+    except RuntimeError:  # before Python 3.13
+        raise OSError(errno.ELOOP, "a link leads to itself", name) from None
     if not path.is_relative_to(folder):
         raise PermissionError(errno.EACCES, "the name leads out of the corpus", name)
     return read_local(path, offset, length, beneath=folder)

@@ -43,6 +43,9 @@ def export(
     int8: Annotated[
         bool, typer.Option("--int8", help="Also write towers with 8-bit weights: --precision int8.")
     ] = False,
+    trust_pickle: Annotated[
+        bool, typer.Option("--trust-pickle", help="Read weights that can hold a program (.bin, .pt); you trust them.")
+    ] = False,
 ) -> None:
     """Write a model as a directory that serves without torch, with a card; judge it first where --data is given."""
     from crossmodal.progress import progress
@@ -57,4 +60,4 @@ def export(
                 most_loss=None if accept_loss else most_loss, made=release.made_of(model), on_progress=report,
             )  # fmt: skip
 
-        print(export_model(model, out, license, judge, int8=int8))
+        print(export_model(model, out, license, judge, int8=int8, trust_pickle=trust_pickle))

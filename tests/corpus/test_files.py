@@ -38,10 +38,10 @@ def test_what_lies_in_the_corpus_is_read(root: Path, name: str) -> None:
 @pytest.mark.parametrize(
     "name",
     ["out.png", "out/key.png", "../secret/key.png", "folder/../../secret/key.png", "/etc/passwd", "to-folder/../../x",
-     "/proc/self/environ", "loop.png", "pipe.png", "folder", ".", "", "/dev/zero", "a.png/", "a\0.png", "none.png"],
+     "/proc/self/environ", "loop.png", "pipe.png", "folder", ".", "", "/dev/zero", "a\0.png", "none.png"],
 )  # fmt: skip
 def test_nothing_else_is(root: Path, name: str) -> None:
-    with pytest.raises((OSError, ValueError, RuntimeError)):
+    with pytest.raises((OSError, ValueError)):
         files.read(root, name)
 
 
@@ -73,7 +73,7 @@ def test_links_that_change_while_it_is_read_lead_nowhere(root: Path) -> None:
             for name in ("folder/b.png", "a.png"):
                 try:
                     found.append(files.read(root, name))
-                except (OSError, RuntimeError):
+                except OSError:
                     continue
     finally:
         stop.set()

@@ -204,11 +204,14 @@ def test_the_log_tells_who_operated_and_holds_no_key_and_no_query(guarded: Guard
         assert secret not in text
     lines = [json.loads(line) for line in text.splitlines() if line.startswith('{"time"')]
     told = {line["request_id"]: line for line in lines if line.get("request_id", "").startswith("audited")}
-    assert {id: (line["result"], line["who"]) for id, line in told.items()} == {
-        "audited-1": (200, f"{guarded.admin[:12]} (ops\nforged)"),  # a name with a line's end makes no second line
-        "audited-2": (403, f"{guarded.search[:12]} (shop)"),
-        "audited-3": (401, "nobody"),
-    }
+    assert (
+        {id: (line["result"], line["who"]) for id, line in told.items()}
+        == {
+            "audited-1": (200, f"{guarded.admin[:12]} (ops\nforged)"),  # a name with a line's end makes no second line
+            "audited-2": (403, f"{guarded.search[:12]} (shop)"),
+            "audited-3": (401, "nobody"),
+        }
+    )
     assert told["audited-1"]["audit"] == "POST /v1/index/reload"
     assert told["audited-1"]["address"] == "127.0.0.1"
 
@@ -258,7 +261,9 @@ def test_loopback_needs_no_keys(host: str) -> None:
     check_exposure(Settings(index=Path("none")), host)
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "192.168.1.2", "10.0.0.1", "localhost.example", "::ffff:1.2.3.4"])
+@pytest.mark.parametrize(
+    "host", ["0.0.0.0", "::", "", "192.168.1.2", "10.0.0.1", "localhost.example", "::ffff:1.2.3.4"]
+)
 def test_a_network_needs_keys_or_a_word(host: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="--insecure"):
         check_exposure(Settings(index=Path("none")), host)

@@ -74,7 +74,11 @@ def test_other_sites_are_told_nothing(closed: TestClient) -> None:
 
 
 def test_named_sites_may_call_and_read_why_they_were_refused(shared: TestClient) -> None:
-    before = {"Origin": SITE, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+    before = {
+        "Origin": SITE,
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "authorization",
+    }
     for _ in range(5):  # what a browser asks first needs no key, and is not counted
         asked = shared.options("/v1/search/images", headers=before)
         assert asked.status_code == 200

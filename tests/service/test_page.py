@@ -209,7 +209,9 @@ def test_the_documentation_needs_nobody_else(browser: Browser, live_server: str)
     page = browser.new_page()
     errors: list[str] = []
     page.on("console", lambda line: errors.append(line.text) if line.type == "error" else None)
-    page.on("request", lambda r: errors.append(r.url) if not r.url.startswith((live_server, "blob:", "data:")) else None)
+    page.on(
+        "request", lambda r: errors.append(r.url) if not r.url.startswith((live_server, "blob:", "data:")) else None
+    )
     page.goto(f"{live_server}/docs")
     expect(page.get_by_text("/v1/embeddings")).to_be_visible()
     expect(page.get_by_role("button", name="Authorize")).to_be_visible()

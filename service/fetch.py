@@ -88,7 +88,7 @@ class Fetcher:
     async def _follow(self, url: httpx.URL, allowance: Allowance) -> bytes:
         # A connection is for one name alone, though two may share an address: its certificate was checked for that one.
         alone = httpx.Limits(max_keepalive_connections=0)
-        transport = httpx.AsyncHTTPTransport(verify=self._tls, trust_env=False, limits=alone)
+        transport = httpx.AsyncHTTPTransport(verify=self._tls, limits=alone)
         async with transport:
             for _ in range(_REDIRECTS + 1):
                 answer = await self._ask(transport, url)

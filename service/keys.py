@@ -24,7 +24,9 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from prometheus_client import Counter
-from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError, field_validator
+
+from service.rate_limit import parse_limits
 
 Scope = Literal["search", "admin"]
 
@@ -51,6 +53,13 @@ class Key(BaseModel):
     sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
     created: datetime
     rate_limit: str | None = None
+
+    @field_validator("rate_limit")
+    @classmethod
+    def _readable(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_limits(value)
+        return value
 
     def __str__(self) -> str:
         """How logs tell of it."""

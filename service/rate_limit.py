@@ -20,7 +20,7 @@ from prometheus_client import Counter, Gauge
 
 log = logging.getLogger("crossmodal.rate_limit")
 REDIS_FAILURES = Counter("crossmodal_rate_limit_redis_failures_total", "Requests counted here while Redis is silent")
-REDIS_UP = Gauge("crossmodal_rate_limit_redis_up", "1 while Redis counts, 0 while this process does for it")
+REDIS_DOWN = Gauge("crossmodal_rate_limit_redis_down", "1 while this process counts because Redis does not")
 
 _PATIENCE = 0.1  # seconds that a request waits for Redis
 _TRY_AGAIN = 5.0  # seconds until Redis is asked again after it failed
@@ -53,8 +53,6 @@ class RateLimit:
         self._shared = _redis(redis_url) if redis_url else None
         self._ask_at = 0.0
         self._up = True
-        if self._shared is not None:
-            REDIS_UP.set(1)
 
     @property
     def is_on(self) -> bool:
@@ -99,7 +97,7 @@ class RateLimit:
 
     def _lost(self, error: Exception) -> None:
         self._ask_at = time.monotonic() + _TRY_AGAIN
-        REDIS_UP.set(0)
+        REDIS_DOWN.set(1)
         if self._up:
             self._up = False
             log.warning("Redis does not answer (%s): requests are counted in this process alone", type(error).__name__)
@@ -107,7 +105,7 @@ class RateLimit:
     def _found(self) -> None:
         if not self._up:
             self._up = True
-            REDIS_UP.set(1)
+            REDIS_DOWN.set(0)
             log.warning("Redis answers again: requests are counted there")
 
 

@@ -11,7 +11,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 class Settings(BaseSettings):
     """Read when constructed, never at import."""
 
-    model_config = SettingsConfigDict(env_prefix="CROSSMODAL_", protected_namespaces=(), extra="ignore", env_ignore_empty=True)
+    model_config = SettingsConfigDict(
+        env_prefix="CROSSMODAL_", protected_namespaces=(), extra="ignore", env_ignore_empty=True
+    )
 
     index: Path
     model: str | None = Field(None, description="model reference; the snapshot's own when not given")

@@ -101,7 +101,7 @@ class TokenVerifier:
         except (httpx.HTTPError, TimeoutError, OSError, ValueError, self._jwt.PyJWTError) as error:
             log.error("the issuer's keys cannot be read (%s)", type(error).__name__)
             return
-        usable = [key for key in keys if key.key_type != "oct" and key.public_key_use in (None, "sig")]
+        usable = [key for key in keys if key.public_key_use in (None, "sig")]
         self._keys = {key.key_id: key for key in usable if key.key_id}
         self._read_at = time.monotonic()
 

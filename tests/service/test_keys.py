@@ -22,6 +22,12 @@ def crossmodal(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
 
+_LIMIT = (
+    b'{"keys": [{"prefix": "aaaaaaaa", "scope": "search", "created": "2026-01-01T00:00:00Z", "rate_limit": "lots", '
+    b'"sha256": "' + b"0" * 64 + b'"}]}'
+)
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "keys.json"
@@ -94,7 +100,7 @@ def test_a_ring_reads_its_file_again_when_it_changes(path: Path) -> None:
     assert ring.find(first)
 
 
-@pytest.mark.parametrize("damage", [b"", b"{", b'{"version": 2}', b'{"keys": [{"prefix": "x"}]}', None])
+@pytest.mark.parametrize("damage", [b"", b"{", b'{"version": 2}', b'{"keys": [{"prefix": "x"}]}', _LIMIT, None])
 def test_a_broken_file_leaves_the_keys_read_before_and_says_so(
     path: Path, damage: bytes | None, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -19,7 +19,7 @@ from fastapi.testclient import TestClient
 
 from service import keys, rate_limit
 from service.app import create_app
-from service.rate_limit import REDIS_FAILURES, REDIS_UP, RateLimit, parse_limits
+from service.rate_limit import REDIS_DOWN, REDIS_FAILURES, RateLimit, parse_limits
 from service.refusals import REFUSALS
 from service.settings import Settings
 from tests.service.conftest import Serve
@@ -125,14 +125,16 @@ def test_without_redis_each_process_counts_and_nobody_waits(
             assert await allowed(limit, 50, how) == 10  # this process' own limit goes on
             assert time.monotonic() - began < 0.25
             assert REDIS_FAILURES._value.get() == before + 50
-            assert REDIS_UP._value.get() == 0
+            assert REDIS_DOWN._value.get() == 1
+            await asyncio.sleep(0.4)
+            assert await allowed(limit, 1, how) == 0  # asked again, in vain and in silence
             if how == "killed":
                 redis.start()
             else:
                 redis.process.send_signal(signal.SIGCONT)
             await asyncio.sleep(0.4)
             assert await allowed(limit, 20, f"{how} and back") == 10
-            assert REDIS_UP._value.get() == 1
+            assert REDIS_DOWN._value.get() == 0
 
     asyncio.run(main())
     lines = [record.getMessage() for record in caplog.records if record.name == "crossmodal.rate_limit"]

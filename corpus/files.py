@@ -56,19 +56,23 @@ def read_local(
     """
     # A pipe would be waited for for ever, but for O_NONBLOCK; of `path`, which is resolved, no part is a link.
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (os.O_NOFOLLOW if beneath is not None else 0)
-    with open(os.open(path, flags), "rb") as file:
-        if beneath is not None and not Path(os.readlink(f"/proc/self/fd/{file.fileno()}")).is_relative_to(beneath):
-            raise PermissionError(errno.EACCES, "the name leads out of the corpus", path.name)
-        status = os.fstat(file.fileno())
+    handle = os.open(path, flags)
+    try:
+        status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode):
             raise ValueError("not a regular file")
+        if beneath is not None and not Path(os.readlink(f"/proc/self/fd/{handle}")).is_relative_to(beneath):
+            raise PermissionError(errno.EACCES, "the name leads out of the corpus", path.name)
         size = status.st_size if length is None else length
         if size > MAX_BYTES:
             raise ValueError(f"the file has {size:,} bytes, more than the {MAX_BYTES:,} allowed")
-        if length is None:
-            return file.read(MAX_BYTES)
-        file.seek(offset or 0)
-        data = file.read(length)
+        with open(handle, "rb", closefd=False) as file:
+            if length is None:
+                return file.read(MAX_BYTES)
+            file.seek(offset or 0)
+            data = file.read(length)
+    finally:
+        os.close(handle)
     if len(data) < length:
         raise ValueError("the file is cut short")
     return data

@@ -15,6 +15,8 @@ _ALWAYS = [
     (b"cross-origin-opener-policy", b"same-origin"),
     (b"permissions-policy", b"camera=(), geolocation=(), microphone=(), payment=(), usb=()"),
 ]
+# For the answer to an unforeseen error, which Starlette sends past every middleware.
+ON_FAILURE = {name.decode(): value.decode() for name, value in [*_ALWAYS, (b"content-security-policy", _DATA_POLICY)]}
 
 
 class SecurityHeaders:

@@ -12,7 +12,9 @@ app = typer.Typer(help="Look at dual encoders and export them for serving.", no_
 
 @app.command()
 def info(
-    model: Annotated[str, typer.Argument(help="tiny, a directory, ARCHITECTURE/TAG, ARCHITECTURE or hf-hub:org/name")],
+    model: Annotated[
+        str, typer.Argument(help="tiny, a directory, ARCHITECTURE/TAG, ARCHITECTURE, hf-hub:org/name[@REVISION]")
+    ],
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Fingerprint, size, temperature and parity figures of a model."""

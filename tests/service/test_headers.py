@@ -56,6 +56,14 @@ def test_every_kind_of_answer_has_them(live: httpx.Client) -> None:
         assert "script-src 'self';" in live.get(page).headers["content-security-policy"]
 
 
+def test_the_answer_to_an_unforeseen_error_too() -> None:
+    client = TestClient(create_app(Settings(index=Path("none"))), raise_server_exceptions=False)
+    answer = client.get("/v1/index")  # the app was never started, so there is no engine
+    assert answer.status_code == 500
+    assert answer.headers["x-request-id"] == answer.json()["request_id"]
+    check(answer)
+
+
 def test_no_page_names_another_host(live: httpx.Client) -> None:
     for path in ("/", "/docs", "/page/app.js", "/page/docs.js", "/page/style.css"):
         text = live.get(path).text

@@ -12,7 +12,7 @@ demo: .venv/cpu
 
 # In two processes: torch in training beside OpenVINO and FAISS in one process has crashed at the end of a long run.
 COVERAGE = $(foreach package,corpus crossmodal dual_encoder indexer service training vector_index,--cov=$(package))
-test: .venv/dev /usr/bin/chromium
+test: .venv/dev /usr/bin/chromium /usr/bin/redis-server
 	$(BIN)/python -m pytest $(COVERAGE) --cov-report= --ignore=tests/training
 	$(BIN)/python -m pytest $(COVERAGE) --cov-append --cov-report=term tests/training
 
@@ -55,3 +55,7 @@ clean:
 # The end-to-end tests drive a real browser.
 /usr/bin/chromium:
 	apt-get update -qq && apt-get install -y -qq chromium
+
+# The tests of shared rate limits stop and start a real one.
+/usr/bin/redis-server:
+	apt-get update -qq && apt-get install -y -qq redis-server

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import stat
 from pathlib import Path
 from urllib.parse import unquote
@@ -36,25 +37,42 @@ def read(
     if remote.is_remote(root):
         return remote.read(remote.join(root, name), offset, length)
     folder = Path(root).resolve()
-    path = (folder / name).resolve()
+    try:
+        path = (folder / name).resolve()
+    except RuntimeError:  # before Python 3.13
+        raise OSError(errno.ELOOP, "a link leads to itself", name) from None
     if not path.is_relative_to(folder):
         raise PermissionError(errno.EACCES, "the name leads out of the corpus", name)
-    return read_local(path, offset, length)
+    return read_local(path, offset, length, beneath=folder)
 
 
-def read_local(path: Path, offset: int | None = None, length: int | None = None) -> bytes:
-    """A file of this machine, or a piece of it. Raises as `read` does."""
-    status = path.stat()
-    if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
-        raise ValueError("not a regular file")
-    size = status.st_size if length is None else length
-    if size > MAX_BYTES:
-        raise ValueError(f"the file has {size:,} bytes, more than the {MAX_BYTES:,} allowed")
-    if length is None:
-        return path.read_bytes()
-    with path.open("rb") as file:
-        file.seek(offset or 0)
-        data = file.read(length)
+def read_local(
+    path: Path, offset: int | None = None, length: int | None = None, *, beneath: Path | None = None
+) -> bytes:
+    """A file of this machine, or a piece of it. Raises as `read` does.
+
+    With `beneath`, a resolved folder, it is the file that was opened that must lie there: a link that was put in its
+    way, or in a folder's, after `path` was resolved is not followed out of it.
+    """
+    # A pipe would be waited for for ever, but for O_NONBLOCK; of `path`, which is resolved, no part is a link.
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (os.O_NOFOLLOW if beneath is not None else 0)
+    handle = os.open(path, flags)
+    try:
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError("not a regular file")
+        if beneath is not None and not Path(os.readlink(f"/proc/self/fd/{handle}")).is_relative_to(beneath):
+            raise PermissionError(errno.EACCES, "the name leads out of the corpus", path.name)
+        size = status.st_size if length is None else length
+        if size > MAX_BYTES:
+            raise ValueError(f"the file has {size:,} bytes, more than the {MAX_BYTES:,} allowed")
+        with open(handle, "rb", closefd=False) as file:
+            if length is None:
+                return file.read(MAX_BYTES)
+            file.seek(offset or 0)
+            data = file.read(length)
+    finally:
+        os.close(handle)
     if len(data) < length:
         raise ValueError("the file is cut short")
     return data

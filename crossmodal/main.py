@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from crossmodal.commands import data, demo, evaluate, index, model, search, serve, train
+from crossmodal.commands import data, demo, evaluate, index, keys, model, search, serve, train
 
 app = typer.Typer(
     name="crossmodal",
@@ -18,6 +18,7 @@ app = typer.Typer(
 app.add_typer(index.app, name="index")
 app.add_typer(data.app, name="data")
 app.add_typer(model.app, name="model")
+app.add_typer(keys.app, name="keys")
 for command in (search.search, serve.serve, train.train, evaluate.evaluate, demo.demo):
     app.command()(command)
 

@@ -54,6 +54,7 @@ STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=5s --timeout=4s --start-period=30s --retries=3 \
     CMD ["/opt/venv/bin/python", "-I", "-S", "/opt/healthcheck.py"]
 ENTRYPOINT ["tini", "--", "crossmodal"]
+# Refuses to start without CROSSMODAL_KEYS_FILE, or CROSSMODAL_INSECURE=true where a private network keeps others out.
 CMD ["serve", "/index", "--host", "0.0.0.0", "--port", "8000"]
 ARG VERSION=0.1.0
 ARG REVISION=unknown

@@ -43,19 +43,27 @@ def export_cached(reference: ModelReference, *, int8: bool = False) -> Path:
 
 
 def export_model(
-    reference: str, out: Path, license: str = "unknown", judge: Judge | None = None, *, int8: bool = False
+    reference: str,
+    out: Path,
+    license: str = "unknown",
+    judge: Judge | None = None,
+    *,
+    int8: bool = False,
+    trust_pickle: bool = False,
 ) -> Path:
     """Export what `reference` names to `out`, which must not exist or be the model's own directory.
 
-    `int8` adds 8-bit towers. `judge` sees the whole directory before it appears under its name: what it returns joins
-    model.json, files that it writes there come along, and what it raises stops the export, which then leaves no trace.
+    `int8` adds 8-bit towers; `trust_pickle` reads weights that are not safetensors. `judge` sees the whole directory
+    before it appears under its name: what it returns joins model.json, files that it writes there come along, and what
+    it raises stops the export, which then leaves no trace.
     Raises ModelError: it exists already, it has a tokenizer that cannot be written, or the exported towers do not
     give what torch gives at every batch size and text length tried.
     """
     parsed = parse_reference(reference)
     if out.exists() and out.resolve() != parsed.directory and any(out.iterdir()):
         raise ModelError(f"{out} exists already and is not empty")
-    _export(load_open_clip(parsed), parsed.name, out, license=license, judge=judge, int8=int8)
+    source = load_open_clip(parsed, trust_pickle=trust_pickle)
+    _export(source, parsed.name, out, license=license, judge=judge, int8=int8)
     return out
 
 

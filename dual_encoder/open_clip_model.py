@@ -5,8 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -40,8 +43,11 @@ class OpenClipModel:
         return None if bias is None else float(bias.item())
 
 
-def load_open_clip(reference: ModelReference) -> OpenClipModel:
-    """Raises RuntimeMissing without torch and open_clip, ModelError for whatever open_clip cannot load."""
+def load_open_clip(reference: ModelReference, *, trust_pickle: bool = False) -> OpenClipModel:
+    """Raises RuntimeMissing without torch and open_clip, ModelError for whatever open_clip cannot load.
+
+    Weights are read from safetensors. A pickle (.bin, .pt, .pth) can hold a program: only `trust_pickle` reads it.
+    """
     try:
         import open_clip
         import torch
@@ -54,12 +60,14 @@ def load_open_clip(reference: ModelReference) -> OpenClipModel:
         print(f"warning: {reference.name} has random weights: for tests and benchmarks only", file=sys.stderr)
     source = {
         "directory": f"local-dir:{reference.directory}",
-        "hub": reference.name,
+        "hub": f"hf-hub:{reference.repository}",
     }.get(reference.kind, reference.architecture)
     if reference.kind in ("random", "tag") and open_clip.get_model_config(reference.architecture) is None:
         raise ModelError(f"model {reference.name!r}: open_clip knows no architecture {reference.architecture!r}")
     try:
-        with torch.random.fork_rng(devices=[]):
+        if reference.revision is not None:
+            source = f"local-dir:{_snapshot(reference)}"
+        with torch.random.fork_rng(devices=[]), nullcontext() if trust_pickle else no_pickles(reference):
             torch.manual_seed(0)  # random weights are the same in every process: an index finds its model again
             model = open_clip.create_model(source, pretrained=reference.tag)
             if reference.kind == "random":
@@ -70,6 +78,8 @@ def load_open_clip(reference: ModelReference) -> OpenClipModel:
         raise RuntimeMissing(
             f"model {reference.name!r} needs the package {error.name or error}: pip install {error.name or ''}".rstrip()
         ) from None
+    except ModelError:
+        raise
     except Exception as error:  # open_clip raises whatever its parts raise
         raise ModelError(f"model {reference.name!r} cannot be loaded: {str(error).splitlines()[0][:300]}") from None
     if config is None:
@@ -77,6 +87,38 @@ def load_open_clip(reference: ModelReference) -> OpenClipModel:
     preprocess = Preprocess.from_config(open_clip.get_model_preprocess_cfg(model))
     model = model.float().eval().requires_grad_(False)
     return OpenClipModel(model, config, preprocess, tokenizer, fingerprint(model, config, preprocess))
+
+
+@contextmanager
+def no_pickles(reference: ModelReference) -> Iterator[None]:
+    """Within, whatever asks torch for a pickle gets ModelError: open_clip, timm and transformers each have their ways.
+
+    For the whole process: load one model at a time.
+    """
+    import torch
+
+    def refuse(file: Any, *_: Any, **__: Any) -> NoReturn:
+        name = Path(file).name if isinstance(file, str | Path) else "its weights"
+        raise ModelError(
+            f"model {reference.name!r}: {name} is a pickle, which can run whatever program is in it. If you trust who "
+            f"made it, write it once as safetensors: crossmodal model export {reference.name} --out DIR --trust-pickle"
+        )
+
+    kept = torch.load, torch.jit.load
+    torch.load = torch.jit.load = refuse  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        torch.load, torch.jit.load = kept
+
+
+def _snapshot(reference: ModelReference) -> str:
+    """The directory of a hub's repository as it was at a revision: open_clip itself asks for the newest alone."""
+    from huggingface_hub import snapshot_download
+
+    wanted = ["open_clip_*.json", "open_clip_*.safetensors", "open_clip_*.bin", "tokenizer*", "vocab*", "merges*",
+              "special_tokens_map.json", "*.model"]  # fmt: skip
+    return snapshot_download(reference.repository, revision=reference.revision, allow_patterns=wanted)
 
 
 def draw_projection(model: Any) -> None:

@@ -13,21 +13,27 @@ TINY = Path(__file__).parent / "tiny"
 
 @dataclass(frozen=True)
 class ModelReference:
-    """`name` is what snapshots record. `directory` is set for `tiny` and directories, `tag` for pretrained tags."""
+    """`name` is what snapshots record. `directory` is set for `tiny` and directories, `tag` for pretrained tags.
+
+    `repository` and, if it is pinned, `revision` are a hub's.
+    """
 
     kind: Literal["tag", "random", "hub", "directory"]
     name: str
     directory: Path | None = None
     architecture: str = ""
     tag: str | None = None
+    repository: str = ""
+    revision: str | None = None
 
 
 def parse_reference(text: str) -> ModelReference:
-    """`tiny`, a directory, `hf-hub:org/name`, `ARCHITECTURE/TAG` or `ARCHITECTURE`. Raises ModelError."""
+    """`tiny`, a directory, `hf-hub:org/name[@revision]`, `ARCHITECTURE/TAG` or `ARCHITECTURE`. Raises ModelError."""
     if text == "tiny":
         return ModelReference("directory", "tiny", TINY)
     if text.startswith("hf-hub:"):
-        return ModelReference("hub", text)
+        repository, _, revision = text.removeprefix("hf-hub:").partition("@")
+        return ModelReference("hub", text, repository=repository, revision=revision or None)
     path = Path(text).expanduser()
     if path.is_dir():
         if not (path / "open_clip_config.json").is_file() and not (path / "model.json").is_file():

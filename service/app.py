@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
+from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
 from pydantic.json_schema import models_json_schema
 
-from service import problems
+from service import documentation, problems
+from service.access import Access, Gate
 from service.engine import Engine
+from service.headers import SecurityHeaders
 from service.loop_lag import watch_loop
 from service.middleware import RequestGuard
 from service.problems import ProblemDetail
@@ -29,6 +32,11 @@ _CONTENT_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
     "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
+_CORS: dict[str, Any] = {
+    "allow_methods": ["GET", "POST"],
+    "allow_headers": ["Authorization", "Content-Type", "X-Request-ID"],
+    "expose_headers": ["X-Request-ID", "Retry-After", "RateLimit", "RateLimit-Policy"],
+}
 
 
 def create_app(settings: Settings | None = None, engine: Engine | None = None) -> FastAPI:
@@ -57,18 +65,26 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
         version="1",
         description="Find pictures by words, words by pictures, and pictures by pictures.",
         lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
         responses={"default": {"model": ProblemDetail, "description": "what was wrong, as application/problem+json"}},
     )
+    # From within outwards: the last added is the first to see a request.
+    app.add_middleware(Access, gate=Gate(settings))
+    if settings.cors_origins:
+        app.add_middleware(CORSMiddleware, allow_origins=settings.cors_origins, **_CORS)
     app.add_middleware(RequestGuard, max_body_bytes=settings.max_body_bytes)
+    app.add_middleware(SecurityHeaders, shared=bool(settings.cors_origins))
     problems.install(app)
     for module in (search, embeddings, images, operations):
         app.include_router(module.router)
 
     @app.get("/", include_in_schema=False)
     async def page(request: Request) -> Response:
-        headers = {"Content-Security-Policy": _CONTENT_POLICY, "Referrer-Policy": "no-referrer"}
+        headers = {"Content-Security-Policy": _CONTENT_POLICY}
         return FileResponse(_PAGE / "index.html", headers=headers)
 
+    documentation.install(app)
     openapi = app.openapi
     _, requests = models_json_schema(
         [(model, "validation") for model in (SearchRequest, EmbeddingsRequest, RankRequest)],
@@ -78,6 +94,8 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
     def with_requests() -> dict[str, Any]:
         document = openapi()
         document["components"]["schemas"].update(requests["$defs"])
+        document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        document["security"] = [{}, {"key": []}]
         return document
 
     app.openapi = with_requests  # type: ignore[method-assign]

@@ -15,6 +15,7 @@ from service import intake
 from service.batcher import Batcher
 from service.encoding import QueryEncoder
 from service.errors import Problem
+from service.fetch import Allowance, Fetcher
 from service.finder import Wanted, find
 from service.schemas import ImageInput, Query, QueryPart
 from service.settings import Settings
@@ -37,6 +38,7 @@ class Engine:
     def __init__(self, settings: Settings, *, lazy: bool = False) -> None:
         """`lazy` leaves each of the model's towers until it is first used."""
         self.settings = settings
+        self.fetcher = Fetcher(settings)
         self._directory = IndexDirectory(settings.index)
         snapshot = self._directory.open()
         threads = share(settings.workers)
@@ -143,15 +145,16 @@ class Engine:
 
             vectors[by_id] = await self.in_searcher(stored)
         if sent:
-            files = await asyncio.gather(*(self._bytes_of(images[number]) for number in sent))
+            allowance = self.fetcher.allowance()
+            files = await asyncio.gather(*(self._bytes_of(images[number], allowance) for number in sent))
             vectors[sent] = await self.queries.pictures(files)
         return vectors
 
-    async def _bytes_of(self, image: ImageInput) -> bytes:
+    async def _bytes_of(self, image: ImageInput, allowance: Allowance) -> bytes:
         if image.base64 is not None:
             encoded = image.base64
             return await self.queries.off_loop(lambda: intake.from_base64(encoded))
-        return await intake.from_url(image.url or "", self.settings)
+        return await intake.from_url(image.url or "", self.fetcher, allowance)
 
     # --- search -------------------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from typing import Any
 from prometheus_client import Counter, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service import refusals
 from service.errors import ClientGone
 from service.problems import problem_response
 
@@ -58,6 +59,7 @@ class RequestGuard:
                 raise _TooLarge
             await self.app(scope, counted, watched)
         except _TooLarge:
+            refusals.count("body_size")
             if not answered:
                 detail = f"the request has more than the {self.most:,} bytes allowed"
                 await problem_response(413, detail, request_id, {"Connection": "close"})(scope, receive, watched)

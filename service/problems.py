@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 
 from service.errors import Problem
+from service.headers import ON_FAILURE
 
 MEDIA_TYPE = "application/problem+json"
 log = logging.getLogger("crossmodal.service")
@@ -75,4 +76,6 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def _unexpected(request: Request, error: Exception) -> Response:
         log.error("request %s failed", request_id(request), exc_info=error)
-        return problem_response(500, "an internal error; the log has it under this request id", request_id(request))
+        id = request_id(request)
+        headers = {**ON_FAILURE, "X-Request-ID": id}
+        return problem_response(500, "an internal error; the log has it under this request id", id, headers)

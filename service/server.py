@@ -6,6 +6,7 @@ import json
 import os
 from typing import Any
 
+from service import audit
 from service.settings import Settings
 
 _UVICORN: dict[str, Any] = {
@@ -25,15 +26,19 @@ def serve(settings: Settings, host: str, port: int) -> None:
     """
     import uvicorn
 
+    from service.access import check_exposure
     from service.app import create_app
     from service.engine import Engine
 
+    check_exposure(settings, host)
+    proxies = settings.trusted_proxies
+    options = {**_UVICORN, "proxy_headers": bool(proxies), "forwarded_allow_ips": proxies, "log_config": audit.LOGGING}
     engine = Engine(settings)
     if settings.workers == 1:
-        uvicorn.run(create_app(settings, engine), host=host, port=port, **_UVICORN)
+        uvicorn.run(create_app(settings, engine), host=host, port=port, **options)
         return
     engine.close()
     del engine
     for name, value in settings.model_dump(mode="json", exclude_none=True).items():
         os.environ[f"CROSSMODAL_{name.upper()}"] = value if isinstance(value, str) else json.dumps(value)
-    uvicorn.run("service.app:create_app", factory=True, host=host, port=port, workers=settings.workers, **_UVICORN)
+    uvicorn.run("service.app:create_app", factory=True, host=host, port=port, workers=settings.workers, **options)

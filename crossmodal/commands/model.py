@@ -12,7 +12,9 @@ app = typer.Typer(help="Look at dual encoders and export them for serving.", no_
 
 @app.command()
 def info(
-    model: Annotated[str, typer.Argument(help="tiny, a directory, ARCHITECTURE/TAG, ARCHITECTURE or hf-hub:org/name")],
+    model: Annotated[
+        str, typer.Argument(help="tiny, a directory, ARCHITECTURE/TAG, ARCHITECTURE, hf-hub:org/name[@REVISION]")
+    ],
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Fingerprint, size, temperature and parity figures of a model."""
@@ -43,6 +45,9 @@ def export(
     int8: Annotated[
         bool, typer.Option("--int8", help="Also write towers with 8-bit weights: --precision int8.")
     ] = False,
+    trust_pickle: Annotated[
+        bool, typer.Option("--trust-pickle", help="Read weights that can hold a program (.bin, .pt); you trust them.")
+    ] = False,
 ) -> None:
     """Write a model as a directory that serves without torch, with a card; judge it first where --data is given."""
     from crossmodal.progress import progress
@@ -57,4 +62,4 @@ def export(
                 most_loss=None if accept_loss else most_loss, made=release.made_of(model), on_progress=report,
             )  # fmt: skip
 
-        print(export_model(model, out, license, judge, int8=int8))
+        print(export_model(model, out, license, judge, int8=int8, trust_pickle=trust_pickle))

@@ -17,13 +17,16 @@ def serve(
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda")] = None,
     runtime: Annotated[str | None, typer.Option(help="auto, openvino, torch")] = None,
     precision: Annotated[str | None, typer.Option(help="auto, bf16, fp32, int8")] = None,
+    insecure: Annotated[
+        bool | None, typer.Option("--insecure", help="Listen beyond this machine though nobody needs a key.")
+    ] = None,
 ) -> None:
     """Serve an index over REST, with a web page at /. Everything else is set by CROSSMODAL_… variables."""
     from service.server import serve as run
     from service.settings import Settings
 
     given: dict[str, Any] = {"model": model, "device": device, "runtime": runtime, "precision": precision}
-    given |= {"workers": workers}
+    given |= {"workers": workers, "insecure": insecure}
     settings = Settings(index=index, **{name: value for name, value in given.items() if value is not None})
     typer.echo(f"serving {index} on http://{host}:{port}", err=True)
     run(settings, host, port)

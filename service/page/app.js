@@ -6,6 +6,7 @@ const WORDS = {
     target: "Search for", images: "Pictures", texts: "Captions", more: "More like this", like: "Like this picture",
     none: "Nothing found.", busy: "Searching…", failed: "The service cannot be reached.",
     gone: "That picture was not kept: choose it again.", other: "中文", open: "Open picture",
+    locked: "This service needs a key", unlock: "Use", badKey: "That key is not good here.",
     about: (p, c, m) => `${p} pictures, ${c} captions, model ${m}`, found: (n, ms) => `${n} results in ${ms} ms`,
   },
   zh: {
@@ -13,6 +14,7 @@ const WORDS = {
     target: "搜索内容", images: "图片", texts: "文字说明", more: "查找相似", like: "与此图相似",
     none: "没有找到结果。", busy: "正在搜索…", failed: "无法连接到服务。",
     gone: "该图片未被保留，请重新选择。", other: "English", open: "打开图片",
+    locked: "此服务需要密钥", unlock: "使用", badKey: "该密钥无效。",
     about: (p, c, m) => `${p} 张图片，${c} 条说明，模型 ${m}`, found: (n, ms) => `${n} 条结果，用时 ${ms} 毫秒`,
   },
 };
@@ -49,6 +51,52 @@ function showAbout() {
   if (!about) return;
   const number = new Intl.NumberFormat(document.documentElement.lang);
   $("#about").textContent = words.about(number.format(about.images.count), number.format(about.texts.count), about.model.reference);
+}
+
+// The key, where the service needs one, is kept until the tab is closed and sent as a header alone.
+const KEY = "crossmodal-key";
+
+async function ask(url, options = {}) {
+  const key = sessionStorage.getItem(KEY);
+  if (key) options.headers = { Authorization: `Bearer ${key}` };
+  const answer = await fetch(url, options);
+  if (answer.status === 401) {
+    sessionStorage.removeItem(KEY);
+    $("#unlock").hidden = false;
+    throw new Error(key ? words.badKey : words.locked);
+  }
+  return answer;
+}
+
+// An <img> sends no header: under a key, its bytes are fetched here.
+async function load(image, url) {
+  if (!sessionStorage.getItem(KEY)) {
+    image.src = url;
+    return;
+  }
+  try {
+    const answer = await ask(url);
+    if (!answer.ok) throw new Error(answer.statusText);
+    const source = URL.createObjectURL(await answer.blob());
+    image.addEventListener("load", () => URL.revokeObjectURL(source), { once: true });
+    image.src = source;
+  } catch {
+    image.classList.add("missing");
+  }
+}
+
+async function openPicture(event, id) {
+  if (!sessionStorage.getItem(KEY)) return;
+  event.preventDefault();
+  const tab = open("about:blank"); // now: later it would be a pop-up
+  try {
+    const answer = await ask(`/v1/images/${encodeURIComponent(id)}/content`);
+    if (!answer.ok) throw new Error((await answer.json()).detail);
+    tab.location = URL.createObjectURL(await answer.blob());
+  } catch (error) {
+    tab.close();
+    say(error instanceof TypeError ? words.failed : error.message, true);
+  }
 }
 
 const state = () => new URLSearchParams(location.search);
@@ -96,7 +144,7 @@ async function run() {
   } else if (id) options.set("image_id", id);
   else options.set("text", query.get("text"));
   try {
-    const answer = await fetch(`/v1/search/${wanted}?${options}`, request);
+    const answer = await ask(`/v1/search/${wanted}?${options}`, request);
     const body = await answer.json().catch((error) => {
       if (error.name === "AbortError") throw error;
       throw new TypeError(words.failed); // a proxy's page, not the service's answer
@@ -125,7 +173,7 @@ function showQuery(id, upload) {
   if (image.src.startsWith("blob:")) URL.revokeObjectURL(image.src);
   $("#query").hidden = !id && !upload;
   if (upload) image.src = URL.createObjectURL(upload);
-  else if (id) image.src = thumbnail(id);
+  else if (id) load(image, thumbnail(id));
   else image.removeAttribute("src");
 }
 
@@ -149,8 +197,10 @@ function picture(hit) {
   const link = $("a", item);
   link.href = `/v1/images/${encodeURIComponent(hit.id)}/content`;
   link.setAttribute("aria-label", `${words.open}: ${text}`);
+  if (sessionStorage.getItem(KEY) && /^https?:\/\//.test(hit.uri)) link.href = hit.uri;
+  else link.addEventListener("click", (event) => openPicture(event, hit.id));
   $("img", item).alt = text;
-  if (hit.thumbnail_url) $("img", item).src = hit.thumbnail_url;
+  if (hit.thumbnail_url) load($("img", item), hit.thumbnail_url);
   else $("img", item).remove();
   $(".score", item).textContent = hit.score.toFixed(3);
   $(".caption", item).textContent = text;
@@ -166,7 +216,7 @@ function caption(hit) {
   for (const id of hit.image_ids.slice(0, 4)) {
     const button = document.createElement("button");
     const image = document.createElement("img");
-    image.src = thumbnail(id);
+    load(image, thumbnail(id));
     image.alt = words.more;
     button.type = "button";
     button.append(image);
@@ -177,6 +227,18 @@ function caption(hit) {
     $(".thumbs", item).append(button);
   }
   return item;
+}
+
+async function start() {
+  try {
+    const answer = await ask("/v1/index");
+    if (!answer.ok) throw new Error((await answer.json()).detail);
+    about = await answer.json();
+    $("#targets").hidden = !about.texts.count;
+    showAbout();
+  } catch (error) {
+    say(error instanceof TypeError || error instanceof SyntaxError ? words.failed : error.message, true);
+  }
 }
 
 function takePicture(file) {
@@ -205,6 +267,14 @@ $("#language").addEventListener("click", () => {
   history.replaceState(history.state, "", `?${query}`);
   setLanguage(language);
   run();
+});
+$("#unlock").addEventListener("submit", (event) => {
+  event.preventDefault();
+  sessionStorage.setItem(KEY, $("#key").value.trim());
+  $("#key").value = "";
+  $("#unlock").hidden = true;
+  run();
+  start();
 });
 addEventListener("popstate", () => {
   showText();
@@ -245,8 +315,4 @@ const asked = state().get("lang") ?? navigator.language;
 setLanguage(asked.startsWith("zh") ? "zh" : "en");
 showText();
 run();
-fetch("/v1/index").then((answer) => answer.json()).then((body) => {
-  about = body;
-  $("#targets").hidden = !body.texts.count;
-  showAbout();
-}).catch(() => say(words.failed, true));
+start();

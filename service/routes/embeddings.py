@@ -53,7 +53,8 @@ async def _texts(engine: Engine, texts: list[str]) -> tuple[Vector, int]:
 
 
 async def _pictures(engine: Engine, urls: list[str]) -> tuple[Vector, int]:
-    files = await asyncio.gather(*(from_url(url, engine.settings) for url in urls))
+    allowance = engine.fetcher.allowance()
+    files = await asyncio.gather(*(from_url(url, engine.fetcher, allowance) for url in urls))
     return await engine.queries.pictures(files), 0
 
 

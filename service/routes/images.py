@@ -8,14 +8,16 @@ from fastapi import APIRouter, Response
 from fastapi.responses import RedirectResponse
 
 from corpus import files
-from service.engine import row_of
+from service.access import is_guarded
+from service.engine import Engine, row_of
 from service.errors import Problem
 from service.results import image_item
 from service.routes.shared import EngineOf
 from service.schemas import ImageItem
 
 router = APIRouter(prefix="/v1/images", tags=["pictures"])
-_FOREVER = {"Cache-Control": "public, max-age=86400", "X-Content-Type-Options": "nosniff"}
+# What a browser may show in its place. An SVG or a page could carry a script; anything else is saved, not shown.
+_SHOWN = frozenset(f"image/{kind}" for kind in ("jpeg", "png", "webp", "gif", "bmp", "tiff", "avif", "heic"))
 
 
 @router.get("/{id}")
@@ -32,7 +34,7 @@ async def thumbnail(id: str, engine: EngineOf) -> Response:
     data = await engine.in_searcher(lambda: snapshot.thumbnail(row_of(snapshot.images, id)))
     if data is None:
         raise Problem(404, f"picture {id!r} has no thumbnail in this index")
-    return Response(data, media_type="image/webp", headers=_FOREVER)
+    return Response(data, media_type="image/webp", headers=_kept(engine))
 
 
 @router.get("/{id}/content", response_class=Response)
@@ -48,10 +50,16 @@ async def content(id: str, engine: EngineOf) -> Response:
         data = await engine.queries.off_loop(lambda: files.read(root, row["uri"], row["offset"], row["length"]))
     except (OSError, ValueError) as error:
         raise Problem(404, f"the file {row['uri']!r} cannot be read where it was indexed ({_why(error)})") from None
+    headers = _kept(engine)
     media_type = mimetypes.guess_type(row["uri"])[0] or ""
-    if not media_type.startswith("image/") or media_type == "image/svg+xml":  # an SVG could carry a script
-        media_type = "application/octet-stream"
-    return Response(data, media_type=media_type, headers=_FOREVER)
+    if media_type not in _SHOWN:
+        media_type, headers["Content-Disposition"] = "application/octet-stream", "attachment"
+    return Response(data, media_type=media_type, headers=headers)
+
+
+def _kept(engine: Engine) -> dict[str, str]:
+    """For a day; where a key is needed by nobody but the caller."""
+    return {"Cache-Control": f"{'private' if is_guarded(engine.settings) else 'public'}, max-age=86400"}
 
 
 def _why(error: Exception) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 _LOCKED = ("--network", "none", "--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--security-opt", "no-new-privileges")  # fmt: skip
+_ALONE = (*_LOCKED, "--env", "CROSSMODAL_INSECURE=true")  # nobody reaches it without a network
 _HEALTH = ("/opt/venv/bin/python", "-I", "-S", "/opt/healthcheck.py")
 
 
@@ -39,7 +40,7 @@ def index(docker: str, images: tuple[str, str], corpus: Path) -> Iterator[str]:
 def container(docker: str, images: tuple[str, str], index: str) -> Iterator[tuple[str, float]]:
     """The service, locked in; and the seconds until it was ready."""
     began = time.monotonic()
-    name = out(docker, "run", "--detach", *_LOCKED, "-v", f"{index}:/index:ro", images[0])
+    name = out(docker, "run", "--detach", *_ALONE, "-v", f"{index}:/index:ro", images[0])
     try:
         while subprocess.run([docker, "exec", name, *_HEALTH], capture_output=True).returncode:
             assert time.monotonic() - began < 30, out(docker, "logs", name)
@@ -72,7 +73,7 @@ def test_health_check_tells_when_nothing_answers(docker: str, images: tuple[str,
 
 
 def test_stops_at_sigterm(docker: str, images: tuple[str, str], index: str) -> None:
-    name = out(docker, "run", "--detach", *_LOCKED, "-v", f"{index}:/index:ro", images[0])
+    name = out(docker, "run", "--detach", *_ALONE, "-v", f"{index}:/index:ro", images[0])
     try:
         while subprocess.run([docker, "exec", name, *_HEALTH], capture_output=True).returncode:
             time.sleep(0.1)
@@ -87,8 +88,14 @@ def test_stops_at_sigterm(docker: str, images: tuple[str, str], index: str) -> N
         out(docker, "rm", "--force", name)
 
 
-def test_a_missing_index_is_one_line(docker: str, images: tuple[str, str]) -> None:
+def test_does_not_start_open_to_everybody(docker: str, images: tuple[str, str]) -> None:
     done = subprocess.run([docker, "run", "--rm", *_LOCKED, images[0]], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "--insecure" in done.stderr
+
+
+def test_a_missing_index_is_one_line(docker: str, images: tuple[str, str]) -> None:
+    done = subprocess.run([docker, "run", "--rm", *_ALONE, images[0]], capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1].startswith("error: /index")
     assert "Traceback" not in done.stderr

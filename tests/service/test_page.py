@@ -5,12 +5,16 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_plus
 
 import pytest
 from PIL import Image, ImageDraw
 from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from service import keys
+from tests.service.conftest import Serve
 
 _QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
           "--disable-component-update", "--disable-sync"]  # fmt: skip
@@ -161,6 +165,58 @@ def test_what_is_wrong_is_said(page: Page) -> None:
     expect(page.get_by_role("status")).to_contain_text("not an image")
     expect(page.locator("#results li")).to_have_count(0)
     search(page, "a red star")
+
+
+def test_a_key_opens_the_page_for_the_tab_alone(browser: Browser, serve: Serve, tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    text, _ = keys.create(file, "search")
+    with serve(tmp_path / "log", CROSSMODAL_KEYS_FILE=str(file)) as url:
+        context = browser.new_context(locale="en-GB", base_url=url)
+        page = context.new_page()
+        errors: list[str] = []
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("console", lambda m: errors.append(m.text) if m.type == "error" and "401" not in m.text else None)
+        page.on("request", lambda request: errors.append(request.url) if text in request.url else None)
+        page.goto("/?text=a red star")
+        expect(page.get_by_role("status")).to_contain_text("needs a key")
+        page.get_by_label("This service needs a key").fill("cmk_wrong")
+        page.get_by_role("button", name="Use").click()
+        expect(page.get_by_role("status")).to_contain_text("not good here")
+        page.get_by_label("This service needs a key").fill(text)
+        page.keyboard.press("Enter")
+        expect(page.locator("#results li.picture")).to_have_count(24)
+        expect(page.locator("#unlock")).to_be_hidden()
+        expect(page.locator("#about")).to_contain_text("60 pictures")
+        first = page.locator("#results img").first
+        expect(first).to_have_attribute("src", re.compile("^blob:"))
+        expect(first).not_to_have_js_property("naturalWidth", 0)
+        with context.expect_page() as opened:
+            page.locator("#results a").first.click()
+        expect(opened.value.locator("img")).to_have_count(1)
+        opened.value.close()
+        page.get_by_role("button", name="More like this").first.click()
+        expect(page.locator("#query img")).to_have_attribute("src", re.compile("^blob:"))
+        page.reload()
+        expect(page.locator("#results li.picture")).to_have_count(23)
+        other = context.new_page()
+        other.goto("/?text=a red star")
+        expect(other.get_by_role("status")).to_contain_text("needs a key")
+        context.close()
+        assert errors == []
+
+
+def test_the_documentation_needs_nobody_else(browser: Browser, live_server: str) -> None:
+    page = browser.new_page()
+    errors: list[str] = []
+    page.on("console", lambda line: errors.append(line.text) if line.type == "error" else None)
+    page.on(
+        "request", lambda r: errors.append(r.url) if not r.url.startswith((live_server, "blob:", "data:")) else None
+    )
+    page.goto(f"{live_server}/docs")
+    expect(page.get_by_text("/v1/embeddings")).to_be_visible()
+    expect(page.get_by_role("button", name="Authorize")).to_be_visible()
+    page.close()
+    assert errors == []
 
 
 def test_a_phone(browser: Browser, live_server: str) -> None:

@@ -1,0 +1,133 @@
+"""How many requests each caller may make: counted in this process, or in a Redis that replicas share.
+
+A sliding window of two counters (the library `limits`): the same memory for a million requests a day as for one a
+second, and no burst of twice the limit where two windows meet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from limits import RateLimitItem, parse_many
+from limits.storage import MemoryStorage
+from limits.strategies import SlidingWindowCounterRateLimiter
+from prometheus_client import Counter, Gauge
+
+log = logging.getLogger("crossmodal.rate_limit")
+REDIS_FAILURES = Counter("crossmodal_rate_limit_redis_failures_total", "Requests counted here while Redis is silent")
+REDIS_DOWN = Gauge("crossmodal_rate_limit_redis_down", "1 while this process counts because Redis does not")
+
+_PATIENCE = 0.1  # seconds that a request waits for Redis
+_TRY_AGAIN = 5.0  # seconds until Redis is asked again after it failed
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`headers` go with the answer. `wait` is 0, or in how many seconds a request would be let through."""
+
+    wait: int
+    headers: list[tuple[bytes, bytes]]
+
+
+def parse_limits(text: str) -> list[RateLimitItem]:
+    """`100/second;100000/day`. Raises ValueError."""
+    try:
+        return sorted(parse_many(text), key=lambda item: item.get_expiry())
+    except ValueError:
+        raise ValueError(f"rate limit {text!r} is not like 100/second or 10/second;10000/day") from None
+
+
+class RateLimit:
+    """Use from one event loop. Raises ValueError for a limit that cannot be read, or without the package redis."""
+
+    def __init__(self, limit: str | None, redis_url: str | None = None) -> None:
+        self._default = parse_limits(limit) if limit else []
+        self._own: dict[str, list[RateLimitItem]] = {}
+        self._policies: dict[str, bytes] = {}
+        self._here = SlidingWindowCounterRateLimiter(MemoryStorage())
+        self._shared = _redis(redis_url) if redis_url else None
+        self._ask_at = 0.0
+        self._up = True
+
+    @property
+    def is_on(self) -> bool:
+        return bool(self._default)
+
+    async def hit(self, caller: str, limit: str | None = None) -> Verdict | None:
+        """Count a request of `caller`, under its own `limit` if it has one. None: there is no limit."""
+        items = self._items(limit) if limit else self._default
+        if not items:
+            return None
+        if self._shared is not None and time.monotonic() >= self._ask_at:
+            try:
+                async with asyncio.timeout(_PATIENCE):
+                    verdict = await self._hit_shared(items, caller)
+            except Exception as error:  # whatever its client raises: nobody is turned away because Redis is
+                self._lost(error)
+            else:
+                self._found()
+                return verdict
+        if self._shared is not None:
+            REDIS_FAILURES.inc()
+        for item in items:
+            if not self._here.hit(item, caller):
+                reset, _ = self._here.get_window_stats(item, caller)
+                return _verdict(item, 0, reset, refused=True)
+        first = items[0]
+        reset, remaining = self._here.get_window_stats(first, caller)
+        return _verdict(first, remaining, reset)
+
+    async def _hit_shared(self, items: list[RateLimitItem], caller: str) -> Verdict:
+        assert self._shared is not None
+        for item in items:
+            if not await self._shared.hit(item, caller):
+                reset, _ = await self._shared.get_window_stats(item, caller)
+                return _verdict(item, 0, reset, refused=True)
+        return _verdict(items[0])
+
+    def _items(self, limit: str) -> list[RateLimitItem]:
+        if limit not in self._own:
+            self._own[limit] = parse_limits(limit)
+        return self._own[limit]
+
+    def _lost(self, error: Exception) -> None:
+        self._ask_at = time.monotonic() + _TRY_AGAIN
+        REDIS_DOWN.set(1)
+        if self._up:
+            self._up = False
+            log.warning("Redis does not answer (%s): requests are counted in this process alone", type(error).__name__)
+
+    def _found(self) -> None:
+        if not self._up:
+            self._up = True
+            REDIS_DOWN.set(0)
+            log.warning("Redis answers again: requests are counted there")
+
+
+def _verdict(item: RateLimitItem, left: int | None = None, reset: float = 0.0, refused: bool = False) -> Verdict:
+    """Headers of draft-ietf-httpapi-ratelimit-headers; what is left is told where that costs no second question."""
+    seconds = max(1, math.ceil(reset - time.time()))
+    headers = [(b"ratelimit-policy", b'"default";q=%d;w=%d' % (item.amount, item.get_expiry()))]
+    if left is not None:
+        headers.append((b"ratelimit", b'"default";r=%d;t=%d' % (left, seconds)))
+    return Verdict(seconds if refused else 0, headers)
+
+
+def _redis(url: str) -> Any:
+    try:
+        import redis  # noqa: F401
+    except ImportError:
+        raise ValueError("CROSSMODAL_REDIS_URL needs the package redis: pip install 'crossmodal[redis]'") from None
+    from limits.aio.storage import RedisStorage
+    from limits.aio.strategies import SlidingWindowCounterRateLimiter as Shared
+
+    storage = RedisStorage(
+        f"async+{url}", implementation="redispy", key_prefix="crossmodal",
+        socket_timeout=_PATIENCE, socket_connect_timeout=_PATIENCE,
+    )  # fmt: skip
+    return Shared(storage)

@@ -54,7 +54,8 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
         lifespan=lifespan,
         responses={"default": {"model": ProblemDetail, "description": "what was wrong, as application/problem+json"}},
     )
-    app.add_middleware(RequestGuard, max_body_bytes=settings.max_body_bytes)
+    app.state.draining = False
+    app.add_middleware(RequestGuard, settings=settings)
     problems.install(app)
     for module in (search, embeddings, images, operations):
         app.include_router(module.router)

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 
 from service.errors import Problem
+from service.refusals import REFUSALS
 
 MEDIA_TYPE = "application/problem+json"
 log = logging.getLogger("crossmodal.service")
@@ -54,6 +55,8 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(Problem)
     async def _problem(request: Request, error: Problem) -> Response:
+        if error.status in (400, 422):
+            REFUSALS.labels("invalid").inc()
         return problem_response(error.status, error.detail, request_id(request), error.headers)
 
     @app.exception_handler(HTTPException)
@@ -66,10 +69,12 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def _invalid_request(request: Request, error: RequestValidationError) -> Response:
+        REFUSALS.labels("invalid").inc()
         return problem_response(422, explain(error.errors()), request_id(request))
 
     @app.exception_handler(ValidationError)
     async def _invalid(request: Request, error: ValidationError) -> Response:
+        REFUSALS.labels("invalid").inc()
         return problem_response(422, explain(error.errors()), request_id(request))
 
     @app.exception_handler(Exception)

@@ -25,7 +25,7 @@ EngineOf = Annotated[Engine, Depends(engine)]
 
 
 async def in_time(work: Awaitable[T], engine: Engine, request: Request) -> T:
-    """Await `work` for as long as a request may take, then 503; let go of it once the client has gone.
+    """Await `work`; let go of it once the client has gone. How long it may take is the guard's to say.
 
     The request's body must have been read: what comes next from the client is its leaving.
     """
@@ -41,10 +41,7 @@ async def in_time(work: Awaitable[T], engine: Engine, request: Request) -> T:
     watch = asyncio.ensure_future(_disconnected(request))
     watch.add_done_callback(leave)
     try:
-        async with asyncio.timeout(engine.settings.request_timeout):
-            return await work
-    except TimeoutError:
-        raise Problem(503, "the service is too busy to answer in time: try again later", {"Retry-After": "5"}) from None
+        return await work
     except asyncio.CancelledError:
         if not left:
             raise

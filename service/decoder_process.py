@@ -36,7 +36,7 @@ def main() -> None:
     channel = socket.socket(fileno=options["socket"])
     memory = mmap.mmap(options["memory"], options["size"])
     preprocess = Preprocess.from_config(options["preprocess"])
-    Image.preinit()
+    Image.init()  # every format now, not at the first file that is none of the common ones
     _confine(options["max_pixels"])
     while message := channel.recv(8):
         try:

@@ -45,15 +45,20 @@ class Admission:
         What is no request's, and so has no allowance, is never refused.
         """
         allowance = ALLOWANCE.get()
-        if allowance is None or allowance.admitted:
-            return
+        if allowance is not None and not allowance.admitted:
+            self.check(wait, work)
+            allowance.admitted = True
+
+    def check(self, wait: float, work: float) -> None:
+        """The same, of work that is yet to come in."""
+        allowance = ALLOWANCE.get()
         wait = max(wait, self.search())
-        if wait > 0:
-            if wait > self._most:
-                raise refused("overload", f"{wait:.1f} s of work wait already, more than {self._most:g}", wait)
-            if wait + work > allowance.deadline - time.monotonic():
-                raise refused("deadline", f"{wait:.1f} s of work wait, which is more time than the request has", wait)
-        allowance.admitted = True
+        if allowance is None or wait <= 0:
+            return
+        if wait > self._most:
+            raise refused("overload", f"{wait:.1f} s of work wait already, more than {self._most:g}", wait)
+        if wait + work > allowance.deadline - time.monotonic():
+            raise refused("deadline", f"{wait:.1f} s of work wait, which is more time than the request has", wait)
 
 
 def refused(reason: str, detail: str, wait: float = 1.0) -> Problem:

@@ -16,7 +16,7 @@ from pydantic.json_schema import models_json_schema
 
 from service import problems
 from service.engine import Engine
-from service.loop_lag import watch_loop
+from service.loop_lag import LoopLoad
 from service.middleware import RequestGuard
 from service.problems import ProblemDetail
 from service.routes import embeddings, images, operations, search
@@ -33,11 +33,12 @@ _CONTENT_POLICY = (
 def create_app(settings: Settings | None = None, engine: Engine | None = None) -> FastAPI:
     """Build the application; unless an engine is given, the model and the snapshot are opened when it starts."""
     settings = settings or Settings()
+    load = LoopLoad()
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.engine = engine or Engine(settings)
-        watch = asyncio.create_task(watch_loop())
+        watch = asyncio.create_task(load.watch())
         gc.collect()
         gc.freeze()  # what lives for ever is not looked through again: a full collection held the loop up for 50 ms
         try:
@@ -55,7 +56,7 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
         responses={"default": {"model": ProblemDetail, "description": "what was wrong, as application/problem+json"}},
     )
     app.state.draining = False
-    app.add_middleware(RequestGuard, settings=settings)
+    app.add_middleware(RequestGuard, settings=settings, load=load)
     problems.install(app)
     for module in (search, embeddings, images, operations):
         app.include_router(module.router)

@@ -111,18 +111,22 @@ class QueryEncoder:
         def digest() -> bytes:
             return hashlib.sha256(data).digest()
 
-        self.check_pictures()  # before as much as a hash is taken of it
+        self._admission.admit(*self._of_a_picture())  # before as much as a hash is taken of it
         key = digest() if len(data) <= _SMALL_FILE else await self.off_loop(digest)
         return await self._pictures.get(key, lambda: asyncio.ensure_future(self._decode_and_encode(data)))
 
     def check_pictures(self) -> None:
         """Raises Problem 503 where there is no time for one more picture."""
+        self._admission.check(*self._of_a_picture())
+
+    def _of_a_picture(self) -> tuple[float, float]:
+        """Seconds that one more picture would wait, and take."""
         encode = self._submit_picture
         decoding, size = self._submit_file.items, self.encoder.image_size[0] * self.encoder.image_size[1]
         # A pipeline: as slow as its slowest stage, and what is being decoded is still to be encoded.
         coming = encode.seconds(decoding * size) / self.batcher.workers
         wait = max(self.decoder.wait(self._submit_file), self.batcher.wait(encode) + coming)
-        self._admission.admit(wait, encode.seconds(size) + self._submit_file.seconds(_OF_A_FILE))
+        return wait, encode.seconds(size) + self._submit_file.seconds(_OF_A_FILE)
 
     async def _decode_and_encode(self, data: bytes) -> Vector:
         pixels = await self._submit_file(data, len(data) + _OF_A_FILE)

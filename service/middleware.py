@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.admission import ALLOWANCE, Allowance
 from service.errors import ClientGone
+from service.loop_lag import LoopLoad
 from service.problems import problem_response
 from service.refusals import REFUSALS
 from service.settings import Settings
@@ -35,8 +36,9 @@ class RequestGuard:
     header X-Request-Timeout says so, in seconds.
     """
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, load: LoopLoad) -> None:
         self.app = app
+        self.load = load
         self.settings = settings
         self.most = settings.max_body_bytes
         self.held = 0  # bytes of all bodies
@@ -80,7 +82,12 @@ class RequestGuard:
 
         limit, inside = asyncio.timeout(None), False
         refusal: _Refused | None = None
+        counts = scope["path"].startswith("/v1/")
+        self.load.requests += counts
         try:
+            if counts and self.load.full:
+                raise _Refused(503, "loop", "the service is too busy: try again later")
+            self.load.begun += counts
             seconds = self._seconds(headers.get(b"x-request-timeout"))
             if scope["path"] == _UNTIMED:
                 seconds = math.inf
@@ -109,11 +116,12 @@ class RequestGuard:
         finally:
             inside = False
             self.held -= received
+            self.load.requests -= counts
             if refusal is not None:
                 REFUSALS.labels(refusal.reason).inc()
                 if not answered:
                     extra = {"Retry-After": "5"} if refusal.status == 503 else {}
-                    if arriving:
+                    if arriving and refusal.status != 503:  # else the rest is read and thrown away
                         extra["Connection"] = "close"
                     answer = problem_response(refusal.status, refusal.detail, request_id, extra)
                     await answer(scope, receive, watched)

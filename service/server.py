@@ -11,6 +11,7 @@ from fastapi import FastAPI
 
 from service.settings import Settings
 
+_ACCEPTED = 64  # connections a round of the event loop
 _UVICORN: dict[str, Any] = {
     "loop": "uvloop",
     "log_level": "warning",
@@ -26,24 +27,27 @@ def serve(settings: Settings, host: str, port: int) -> None:
     here, so that a bad index fails with one line, and the model is compiled and cached once.
     """
     import uvicorn
+    from uvicorn.supervisors import Multiprocess
 
     from service.app import create_app
     from service.connections import TimedProtocol
     from service.engine import Engine
     from service.lifecycle import supervise
 
-    _check_port(host, port)
+    listeners = _listen(host, port)  # before the model is loaded, which takes its time
     options = {**_UVICORN, "http": TimedProtocol, "timeout_graceful_shutdown": max(1, round(settings.drain_timeout))}
     engine = Engine(settings)
     if settings.workers == 1:
         TimedProtocol.limit(settings)
-        uvicorn.run(supervise(create_app(settings, engine), settings), host=host, port=port, **options)
+        app = supervise(create_app(settings, engine), settings)
+        uvicorn.Server(uvicorn.Config(app, **options)).run(listeners)
         return
     engine.close()
     del engine
     for name, value in settings.model_dump(mode="json", exclude_none=True).items():
         os.environ[f"CROSSMODAL_{name.upper()}"] = value if isinstance(value, str) else json.dumps(value)
-    uvicorn.run("service.server:worker", factory=True, host=host, port=port, workers=settings.workers, **options)
+    config = uvicorn.Config("service.server:worker", factory=True, workers=settings.workers, **options)
+    Multiprocess(config, listeners).run()
 
 
 def worker() -> FastAPI:
@@ -57,11 +61,14 @@ def worker() -> FastAPI:
     return supervise(create_app(settings), settings)
 
 
-def _check_port(host: str, port: int) -> None:
-    """Before the model is loaded, which takes its time. Raises OSError in words."""
+def _listen(host: str, port: int) -> list[socket.socket]:
+    """The listening socket, several times over. Raises OSError in words."""
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((host, port))
+        listener.bind((host, port))
     except OSError as error:
         raise OSError(f"cannot listen on {host}, port {port}: {error.strerror or error}") from None
+    # uvloop accepts one connection a round of the loop from each. Under a flood, when a round is long, new connections,
+    # health checks among them, waited 9 s for their turn.
+    return [listener, *(listener.dup() for _ in range(_ACCEPTED - 1))]

@@ -21,6 +21,8 @@ async def engine(request: Request) -> Engine:
     return request.app.state.engine  # type: ignore[no-any-return]
 
 
+_LARGE = 64 * 2**10  # bytes; a body with more is nearly always one of pictures
+
 EngineOf = Annotated[Engine, Depends(engine)]
 
 
@@ -67,8 +69,16 @@ def json_response(answer: bytes) -> Response:
     return Response(answer, media_type="application/json")
 
 
-async def json_of(request: Request, model: type[Model]) -> Model:
+def expect_picture(request: Request, engine: Engine) -> None:
+    """Call before a body is read that may hold a picture: what there is no time for is refused unread."""
+    length = request.headers.get("content-length", "")
+    if not length.isdigit() or int(length) > _LARGE:
+        engine.queries.check_pictures()
+
+
+async def json_of(request: Request, model: type[Model], engine: Engine) -> Model:
     """The body as `model`, read and checked in one pass. Raises Problem 400 for what is not JSON, ValidationError."""
+    expect_picture(request, engine)
     body = await request.body()
     if not body:
         raise Problem(400, "the body is empty: send JSON, or multipart/form-data with a field `image`")

@@ -83,7 +83,9 @@ def _state(pid: int) -> str:
     ("number", "error", "words"),
     [(signal.SIGSEGV, ImageError, "crashes its decoder .SIGSEGV"), (signal.SIGKILL, Problem, "from outside")],
 )
-def test_a_decoder_that_dies_is_replaced(decoder: DecoderProcess, number: int, error: type[Exception], words: str) -> None:
+def test_a_decoder_that_dies_is_replaced(
+    decoder: DecoderProcess, number: int, error: type[Exception], words: str
+) -> None:
     decoder.decode(jpeg())
     before, first = restarts("died"), decoder.pid
     do_while_decoding(decoder, number)
@@ -146,7 +148,10 @@ def test_crashes_and_hangs_cost_their_own_request_alone(app: FastAPI) -> None:
         import httpx
 
         transport = httpx.ASGITransport(app)
-        async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://x") as http:
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=transport, base_url="http://x") as http,
+        ):
             pids = app.state.engine.queries.decoders.pids
 
             async def ask(data: bytes) -> Any:

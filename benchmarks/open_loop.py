@@ -19,10 +19,14 @@ GONE = 0  # stands for the status of a request whose client has left or whose co
 
 @dataclass
 class Outcome:
-    """Latencies in seconds by status, from when each was sent; `late` is how much later than due that was, at worst."""
+    """Latencies in seconds by status, from when each was sent.
+
+    `late` is how much later than due that was, at worst, and `after` how long after the last one all were answered.
+    """
 
     seconds: float = 0.0
     late: float = 0.0
+    after: float = 0.0
     latencies: dict[int, list[float]] = field(default_factory=dict)
 
     def note(self, status: int, latency: float) -> None:
@@ -153,8 +157,10 @@ async def offer(
         task = asyncio.create_task(one(due, pick(chance), leave_after))
         running.add(task)
         task.add_done_callback(running.discard)
+    ended = time.perf_counter()
     if running:
         await asyncio.wait(running)
+    outcome.after = time.perf_counter() - ended
     return outcome
 
 

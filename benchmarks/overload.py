@@ -75,7 +75,7 @@ async def _measure(service: Service, name: str, pick: Pick, given: Any) -> list[
         load = await offer(
             clients, pick, given.times * most, given.seconds if not leaving else min(given.seconds, 60), leaving=leaving
         )
-        recovered = await _recovery(clients, pick, idle)
+        recovered = load.after + await _recovery(clients, pick, idle)
         await asyncio.sleep(1)
         rows.append({**_row(name, what, service, load, most, given.times * most), "recovery_s": recovered})
         rows[-1] |= {f"{key}_before": value for key, value in before.items()} | {"queued_after_s": _queued(service)}

@@ -107,7 +107,7 @@ class RequestGuard:
         except TimeoutError:
             if not limit.expired():
                 raise
-            if arriving and time.monotonic() - began >= self.settings.body_timeout:
+            if arriving and limit.when() != deadline:
                 refusal = _Refused(408, "slow_body", f"the body did not come in {self.settings.body_timeout:g} s")
             else:
                 refusal = _Refused(503, "deadline", f"no answer within {seconds:g} s: try again later")

@@ -124,7 +124,9 @@ class Engine:
         if len(parts) == 1 and parts[0].weight == 1.0:
             return await self._part(parts[0], snapshot, bulk)
         vectors = await asyncio.gather(*(self._part(part, snapshot, bulk) for part in parts))
-        total = np.sum([part.weight * vector for part, vector in zip(parts, vectors, strict=True)], axis=0)
+        weights = np.asarray([part.weight for part in parts], dtype=np.float64)
+        weights /= np.abs(weights).max() or 1.0  # so that huge ones do not overflow
+        total = weights @ np.asarray(vectors, dtype=np.float64)
         return _unit(total, "the weighted parts of the query add up to nothing")
 
     async def _part(self, part: QueryPart, snapshot: Snapshot, bulk: bool) -> Vector:

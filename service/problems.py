@@ -12,6 +12,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from service.errors import Problem
 from service.refusals import REFUSALS
@@ -47,6 +48,15 @@ def explain(errors: Sequence[Any]) -> str:
     return "; ".join(lines)
 
 
+def _allowed(request: Request) -> list[str]:
+    """The methods of every route at this path; one route alone names only its own."""
+    return [
+        method
+        for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+        if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in request.app.routes)
+    ]
+
+
 def install(app: FastAPI) -> None:
     """Answer every exception of the app with a problem."""
 
@@ -61,8 +71,11 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> Response:
-        headers = dict(error.headers) if error.headers else None
+        headers = dict(error.headers or {})
         detail = str(error.detail)
+        if error.status_code == 405:
+            headers["Allow"] = ", ".join(_allowed(request))
+            detail = f"{request.method} is not done at {request.url.path}; {headers['Allow']} is"
         if error.status_code == 404 and detail == "Not Found":
             detail = f"there is nothing at {request.url.path}; see /docs for every call"
         return problem_response(error.status_code, detail, request_id(request), headers)

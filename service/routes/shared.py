@@ -23,6 +23,8 @@ async def engine(request: Request) -> Engine:
 
 _LARGE = 64 * 2**10  # bytes; a body with more is nearly always one of pictures
 
+_MOST_ERRORS = 1000
+
 EngineOf = Annotated[Engine, Depends(engine)]
 
 
@@ -85,6 +87,8 @@ async def json_of(request: Request, model: type[Model], engine: Engine) -> Model
     try:
         return model.model_validate_json(body)
     except ValidationError as error:
+        if error.error_count() > _MOST_ERRORS:  # listing a million of them would hold up everybody
+            raise Problem(422, f"the body has {error.error_count():,} errors") from None
         first = error.errors(include_url=False)[0]
         if first["type"] == "json_invalid":
             raise Problem(400, f"the body is not JSON: {first['ctx']['error']}") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -180,9 +181,9 @@ def _children(pid: int) -> set[int]:
 
     found = set()
     for child in psutil.Process(pid).children():
-        words = " ".join(child.cmdline())
-        if "spawn_main" in words:
-            found.add(child.pid)
+        with contextlib.suppress(psutil.Error):  # it is ending
+            if "spawn_main" in " ".join(child.cmdline()):
+                found.add(child.pid)
     return found
 
 

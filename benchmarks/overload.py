@@ -71,14 +71,14 @@ async def _measure(service: Service, name: str, pick: Pick, given: Any) -> list[
     most = capacity.per_second()
     rows = [_row(name, "capacity, 32 clients", service, capacity, most, None)]
     for what, leaving in (("overload", 0.0), ("overload, half leave", 0.5)):
-        before = _held(service)
+        before = held(service)
         load = await offer(
             clients, pick, given.times * most, given.seconds if not leaving else min(given.seconds, 60), leaving=leaving
         )
         recovered = load.after + await _recovery(clients, pick, idle)
         await asyncio.sleep(1)
         rows.append({**_row(name, what, service, load, most, given.times * most), "recovery_s": recovered})
-        rows[-1] |= {f"{key}_before": value for key, value in before.items()} | {"queued_after_s": _queued(service)}
+        rows[-1] |= {f"{key}_before": value for key, value in before.items()} | {"queued_after_s": queued(service)}
         print(rows[-1], flush=True)
     clients.close()
     return rows
@@ -102,11 +102,12 @@ def _row(
         "answered": stayed,
         "generator_late_s": load.late,
         "statuses": load.statuses,
-        **_held(service),
+        **held(service),
     }
 
 
-def _held(service: Service) -> dict[str, float]:
+def held(service: Service) -> dict[str, float]:
+    """Memory, files and threads of all its processes."""
     processes = [psutil.Process(service.process.pid)]
     processes += processes[0].children(recursive=True)
     return {
@@ -116,7 +117,8 @@ def _held(service: Service) -> dict[str, float]:
     }
 
 
-def _queued(service: Service) -> float:
+def queued(service: Service) -> float:
+    """Seconds of work that wait, by its own metric."""
     lines = service.get("/metrics").decode().splitlines()
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith("crossmodal_queued_seconds{"))
 

@@ -53,7 +53,12 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
         version="1",
         description="Find pictures by words, words by pictures, and pictures by pictures.",
         lifespan=lifespan,
-        responses={"default": {"model": ProblemDetail, "description": "what was wrong, as application/problem+json"}},
+        responses={
+            "default": {
+                "description": "what was wrong",
+                "content": {problems.MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDetail"}}},
+            }
+        },
     )
     app.state.draining = False
     app.add_middleware(RequestGuard, settings=settings, load=load)
@@ -68,7 +73,7 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
 
     openapi = app.openapi
     _, requests = models_json_schema(
-        [(model, "validation") for model in (SearchRequest, EmbeddingsRequest, RankRequest)],
+        [(model, "validation") for model in (SearchRequest, EmbeddingsRequest, RankRequest, ProblemDetail)],
         ref_template="#/components/schemas/{model}",
     )
 

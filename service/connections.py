@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import resource
+import uuid
 from typing import Any, ClassVar
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from service.problems import MEDIA_TYPE, problem_body
 from service.refusals import REFUSALS
 from service.settings import Settings
 
@@ -29,6 +32,7 @@ class TimedProtocol(HttpToolsProtocol):
     def limit(cls, settings: Settings) -> None:
         """For every connection of this process."""
         cls.seconds = settings.body_timeout
+        logging.getLogger("uvicorn.error").addFilter(lambda record: "Invalid HTTP request" not in str(record.msg))
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         cls.most = min(settings.max_connections, hard - _FILES)
@@ -59,6 +63,14 @@ class TimedProtocol(HttpToolsProtocol):
         super().on_response_complete()
         if self.cycle.response_complete:  # else another is in the pipeline
             self._wait_for_head()
+
+    def send_400_response(self, msg: str) -> None:
+        """A problem as all others, and no line in the log for whoever sends nonsense."""
+        REFUSALS.labels("invalid_http").inc()
+        body = problem_body(400, msg, uuid.uuid4().hex)
+        head = f"HTTP/1.1 400 Bad Request\r\nContent-Type: {MEDIA_TYPE}\r\nContent-Length: {len(body)}\r\n"
+        self.transport.write(head.encode() + b"Connection: close\r\n\r\n" + body)
+        self.transport.close()
 
     def pause_writing(self) -> None:
         super().pause_writing()

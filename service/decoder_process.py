@@ -8,7 +8,6 @@ from __future__ import annotations
 import ctypes
 import json
 import mmap
-import os
 import resource
 import signal
 import socket
@@ -62,7 +61,6 @@ def _confine(max_pixels: int) -> None:
         hard = resource.getrlimit(limit)[1]
         value = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(limit, (value, value))
-    os.nice(1)  # the event loop and the encoder go first
 
 
 if __name__ == "__main__":

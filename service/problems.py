@@ -31,10 +31,14 @@ class ProblemDetail(BaseModel):
     request_id: str = ""
 
 
-def problem_response(status: int, detail: str, request_id: str = "", headers: dict[str, str] | None = None) -> Response:
+def problem_body(status: int, detail: str, request_id: str = "") -> bytes:
+    """The body of an error, UTF-8."""
     body = ProblemDetail(title=HTTPStatus(status).phrase, status=status, detail=detail, request_id=request_id)
-    content = json.dumps(body.model_dump(), ensure_ascii=False).encode("utf-8", "replace")
-    return Response(content, status, headers, MEDIA_TYPE)
+    return json.dumps(body.model_dump(), ensure_ascii=False).encode("utf-8", "replace")
+
+
+def problem_response(status: int, detail: str, request_id: str = "", headers: dict[str, str] | None = None) -> Response:
+    return Response(problem_body(status, detail, request_id), status, headers, MEDIA_TYPE)
 
 
 def explain(errors: Sequence[Any]) -> str:

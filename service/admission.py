@@ -39,21 +39,24 @@ class Admission:
         self._most = most
         self.search: Callable[[], float] = float  # seconds that wait where every search ends
 
-    def admit(self, wait: float, work: float) -> None:
-        """Work of so many seconds that others' `wait` lies before. Raises Problem 503.
+    def admit(self, estimate: Callable[[], tuple[float, float]]) -> None:
+        """Begin work: `estimate` gives the seconds of others' that lie before it, and its own. Raises Problem 503.
 
         What is no request's, and so has no allowance, is never refused.
         """
         allowance = ALLOWANCE.get()
         if allowance is not None and not allowance.admitted:
-            self.check(wait, work)
+            self._check(allowance, *estimate())
             allowance.admitted = True
 
-    def check(self, wait: float, work: float) -> None:
+    def foresee(self, estimate: Callable[[], tuple[float, float]]) -> None:
         """The same, of work that is yet to come in."""
-        allowance = ALLOWANCE.get()
+        if (allowance := ALLOWANCE.get()) is not None:
+            self._check(allowance, *estimate())
+
+    def _check(self, allowance: Allowance, wait: float, work: float) -> None:
         wait = max(wait, self.search())
-        if allowance is None or wait <= 0:
+        if wait <= 0:
             return
         if wait > self._most:
             raise refused("overload", f"{wait:.1f} s of work wait already, more than {self._most:g}", wait)

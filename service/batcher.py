@@ -105,14 +105,12 @@ class Batcher:
 
     def wait(self, lane: Lane[Any, Any]) -> float:
         """Seconds until all that `lane` now holds is done, the other lanes' turns in between included; an estimate."""
-        own = lane.seconds(lane.pending)
-        turns = lane.pending // lane.budget + 1
-        others = sum(
-            min(other.seconds(other.pending), turns * other.seconds(other.budget))
-            for other in self.lanes
-            if other is not lane
-        )
-        return (own + others) / self.workers
+        seconds = lane.seconds(lane.pending)
+        for other in self.lanes:
+            if other.pending and other is not lane:
+                turns = lane.pending // lane.budget + 1
+                seconds += min(other.seconds(other.pending), turns * other.seconds(other.budget))
+        return seconds / self.workers
 
     @property
     def busy_for(self) -> float:

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -60,9 +61,11 @@ class DecoderProcess:
             "max_pixels": self._max_pixels,
             "preprocess": self._preprocess.to_config(),
         }
+        paths = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]  # this code, wherever it was started
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "service.decoder_process", json.dumps(options)],
+                [sys.executable, "-P", "-m", "service.decoder_process", json.dumps(options)],
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
                 pass_fds=(theirs.fileno(), self._file),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,

@@ -92,7 +92,7 @@ class QueryEncoder:
         lane = self._submit_texts if bulk else self._submit_text
 
         def start() -> asyncio.Future[Vector]:
-            self._admission.admit(self.batcher.wait(lane), lane.seconds(len(row)))
+            self._admission.admit(lambda: (self.batcher.wait(lane), lane.seconds(len(row))))
             return lane(row, len(row))
 
         return await self._texts.get(self._fingerprint + row.tobytes(), start)
@@ -111,13 +111,13 @@ class QueryEncoder:
         def digest() -> bytes:
             return hashlib.sha256(data).digest()
 
-        self._admission.admit(*self._of_a_picture())  # before as much as a hash is taken of it
+        self._admission.admit(self._of_a_picture)  # before as much as a hash is taken of it
         key = digest() if len(data) <= _SMALL_FILE else await self.off_loop(digest)
         return await self._pictures.get(key, lambda: asyncio.ensure_future(self._decode_and_encode(data)))
 
     def check_pictures(self) -> None:
         """Raises Problem 503 where there is no time for one more picture."""
-        self._admission.check(*self._of_a_picture())
+        self._admission.foresee(self._of_a_picture)
 
     def _of_a_picture(self) -> tuple[float, float]:
         """Seconds that one more picture would wait, and take."""

@@ -169,7 +169,7 @@ class Engine:
         """The hits of each query, as JSON."""
         first = wanted[0]
         lane = self._dig if first.exact or first.offset + first.k > _DEEP or len(wanted) > _FEW else self._find
-        self._admission.admit(self._searcher.wait(lane), lane.seconds(len(wanted)))
+        self._admission.admit(lambda: (self._searcher.wait(lane), lane.seconds(len(wanted))))
         if len(wanted) == 1:
             return [await lane(first, 1)]
         return await asyncio.gather(*(lane(one, 1) for one in wanted))

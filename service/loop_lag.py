@@ -6,6 +6,7 @@ Where the model is small, the loop is what a flood of requests fills first: each
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 
 from prometheus_client import Histogram
@@ -27,28 +28,32 @@ class LoopLoad:
     def __init__(self) -> None:
         self.requests = 0  # in progress
         self.begun = 0  # ever
-        self._took = self._begun = 0.0  # of late: seconds of the loop's thread, and requests begun
+        # Of late: seconds of the loop's thread, and requests begun; as if there had been some, until there have.
+        self._took, self._begun = 0.05, 100.0
         self._stretch = 1.0  # seconds that pass while the loop, with work to do, computes for one
+        self._lag, self._due = 0.0, math.inf
 
     @property
     def seconds(self) -> float:
         """Until the loop has done what it has, an estimate."""
-        return self.requests * self._took / self._begun * self._stretch if self._begun else 0.0
+        return self.requests * self._took / self._begun * self._stretch
 
     @property
     def full(self) -> bool:
-        """Whether more should be turned away."""
-        return self.seconds > _MOST
+        """Whether more should be turned away: there is too much to do, and the loop is seen to be late."""
+        return self.seconds > _MOST and max(self._lag, time.monotonic() - self._due) > _EVERY
 
     async def watch(self) -> None:
         """Sleep and observe by how much it was longer, until cancelled."""
         then, computed, begun = time.monotonic(), time.thread_time(), self.begun
         while True:
+            self._due = then + _EVERY
             await asyncio.sleep(_EVERY)
             now, cpu = time.monotonic(), time.thread_time()
             passed, spent, started = now - then, cpu - computed, self.begun - begun
             then, computed, begun = now, cpu, self.begun
-            LAG.observe(max(0.0, passed - _EVERY))
+            self._lag = max(0.0, passed - _EVERY)
+            LAG.observe(self._lag)
             if started:
                 self._took = (1 - _FORGET) * self._took + spent
                 self._begun = (1 - _FORGET) * self._begun + started

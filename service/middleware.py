@@ -80,7 +80,7 @@ class RequestGuard:
                     message["headers"].append((b"connection", b"close"))
             await send(message)
 
-        limit, inside = asyncio.timeout(None), False
+        limit, deadline, inside = asyncio.timeout(None), None, False
         refusal: _Refused | None = None
         counts = scope["path"].startswith("/v1/")
         self.load.requests += counts
@@ -93,11 +93,10 @@ class RequestGuard:
                 seconds = math.inf
             ALLOWANCE.set(Allowance(began + seconds))
             deadline = None if math.isinf(seconds) else asyncio.get_running_loop().time() + seconds
+            limit = asyncio.timeout_at(self._body_by(deadline) if arriving else deadline)
             async with limit:
                 inside = True
-                limit.reschedule(deadline)
                 if arriving:
-                    limit.reschedule(self._body_by(deadline))
                     declared = headers.get(b"content-length", b"0")
                     if declared.isdigit() and int(declared) > self.most:
                         raise _Refused(413, "too_large", f"the request has more than the {self.most:,} bytes allowed")

@@ -1,4 +1,7 @@
-"""Bytes -> an upright RGB picture, whatever Pillow can read. The one place that decides what an image may be."""
+"""Bytes -> an upright RGB picture. The one place that decides what an image may be: its format, bytes and pixels.
+
+How long decoding may take is for whoever decodes what strangers send: service.decoders.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,15 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from dual_encoder.errors import ImageError
 
-__all__ = ["MAX_BYTES", "MAX_PIXELS", "DecodedImage", "ImageError", "open_image", "to_rgb"]
+__all__ = ["FORMATS", "MAX_BYTES", "MAX_PIXELS", "DecodedImage", "ImageError", "open_image", "to_rgb"]
 
 MAX_BYTES = 50 * 2**20
 MAX_PIXELS = 200_000_000  # a 200 MP photograph; 100,000 × 100,000 in a header is refused before anything is decoded
+
+# Pillow reads some forty; these are those that pictures come in. Left out is what runs another program (EPS), wraps
+# other formats (ICNS, FPX, MIC), or is old, rare and seldom looked over (PSD, PCX, SUN, FLI, DDS, XBM and so on).
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "PPM", "TGA", "ICO")
+_NAMES = ", ".join(FORMATS)
 
 _ORIENTATION = 0x0112
 _SIDEWAYS = {5, 6, 7, 8}
@@ -37,7 +45,8 @@ def open_image(
     """Decode a picture.
 
     With `target_side` (px), a JPEG whose shorter side is more than twice that is decoded at a reduced scale that
-    still leaves at least twice the target. Of an animation the first frame counts; transparency lies over white.
+    still leaves at least twice the target. Of an animation or of several pages the first alone is decoded; transparency
+    lies over white.
 
     Raises ImageError: empty, too large in bytes or pixels, no picture, truncated or broken.
     """
@@ -48,14 +57,14 @@ def open_image(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's own, higher bomb threshold; ours decides below
-            with Image.open(io.BytesIO(data)) as image:
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 return _decode(image, target_side, max_pixels)
     except ImageError:
         raise
     except (UnidentifiedImageError, Image.DecompressionBombError) as error:
         if isinstance(error, Image.DecompressionBombError):
             raise ImageError(f"the picture has more than the {max_pixels:,} pixels allowed") from None
-        raise ImageError("not an image in a format that can be read") from None
+        raise ImageError(f"not an image in a format that is read here: {_NAMES}") from None
     except MemoryError:
         raise ImageError("the picture does not fit into memory") from None
     except (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, OverflowError,

@@ -80,3 +80,5 @@ def _filter(value: dict[str, Any] | None, snapshot: Snapshot, target: Target) ->
         return Filter.parse(value, collection.schema)
     except BadFilter as error:
         raise Problem(422, f"filter: {error}") from None
+    except OverflowError:
+        raise Problem(422, "filter: a number in it is too large to compare") from None

@@ -19,7 +19,7 @@ from service import documentation, problems
 from service.access import Access, Gate
 from service.engine import Engine
 from service.headers import SecurityHeaders
-from service.loop_lag import watch_loop
+from service.loop_lag import LoopLoad
 from service.middleware import RequestGuard
 from service.problems import ProblemDetail
 from service.routes import embeddings, images, operations, search
@@ -34,7 +34,7 @@ _CONTENT_POLICY = (
 )
 _CORS: dict[str, Any] = {
     "allow_methods": ["GET", "POST"],
-    "allow_headers": ["Authorization", "Content-Type", "X-Request-ID"],
+    "allow_headers": ["Authorization", "Content-Type", "X-Request-ID", "X-Request-Timeout"],
     "expose_headers": ["X-Request-ID", "Retry-After", "RateLimit", "RateLimit-Policy"],
 }
 
@@ -42,11 +42,12 @@ _CORS: dict[str, Any] = {
 def create_app(settings: Settings | None = None, engine: Engine | None = None) -> FastAPI:
     """Build the application; unless an engine is given, the model and the snapshot are opened when it starts."""
     settings = settings or Settings()
+    load = LoopLoad()
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.engine = engine or Engine(settings)
-        watch = asyncio.create_task(watch_loop())
+        watch = asyncio.create_task(load.watch())
         seconds = settings.watch_seconds
         follow = asyncio.create_task(watch_snapshots(app.state.engine, seconds)) if seconds else None
         gc.collect()
@@ -67,13 +68,19 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
-        responses={"default": {"model": ProblemDetail, "description": "what was wrong, as application/problem+json"}},
+        responses={
+            "default": {
+                "description": "what was wrong",
+                "content": {problems.MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDetail"}}},
+            }
+        },
     )
+    app.state.draining = False
     # From within outwards: the last added is the first to see a request.
     app.add_middleware(Access, gate=Gate(settings))
     if settings.cors_origins:
         app.add_middleware(CORSMiddleware, allow_origins=settings.cors_origins, **_CORS)
-    app.add_middleware(RequestGuard, max_body_bytes=settings.max_body_bytes)
+    app.add_middleware(RequestGuard, settings=settings, load=load)
     app.add_middleware(SecurityHeaders, shared=bool(settings.cors_origins))
     problems.install(app)
     for module in (search, embeddings, images, operations):
@@ -87,7 +94,7 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
     documentation.install(app)
     openapi = app.openapi
     _, requests = models_json_schema(
-        [(model, "validation") for model in (SearchRequest, EmbeddingsRequest, RankRequest)],
+        [(model, "validation") for model in (SearchRequest, EmbeddingsRequest, RankRequest, ProblemDetail)],
         ref_template="#/components/schemas/{model}",
     )
 

@@ -18,6 +18,8 @@ Result = TypeVar("Result")
 
 ITEMS = Histogram("crossmodal_batch_items", "Items a batch", ["stage"], buckets=(1, 2, 4, 8, 16, 32, 64, 128))
 
+_FORGET = 0.05  # of the batches before, at every batch, in what a unit of cost is taken to need
+
 
 @dataclass(slots=True)
 class _Job(Generic[Item, Result]):
@@ -27,11 +29,44 @@ class _Job(Generic[Item, Result]):
 
 
 @dataclass
-class _Lane(Generic[Item, Result]):
+class Lane(Generic[Item, Result]):
+    """Call it with an item and its cost: the future of its result.
+
+    `work` sees items of `budget` cost together, or one that alone costs more, and gives a result for each.
+    """
+
     name: str
     work: Callable[[Sequence[Item]], Sequence[Result]]
     budget: int
+    wake: Callable[[], None]
     waiting: deque[_Job[Item, Result]] = field(default_factory=deque)
+    items: int = 0  # submitted and neither done nor cancelled
+    pending: int = 0  # their cost
+    _took: float = 0.0
+    _cost: float = 0.0
+
+    def __call__(self, item: Item, cost: int = 1) -> asyncio.Future[Result]:
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self.items += 1
+        self.pending += cost
+
+        def settle(_: asyncio.Future[Result]) -> None:
+            self.items -= 1
+            self.pending -= cost
+
+        future.add_done_callback(settle)
+        self.waiting.append(_Job(item, cost, future))
+        self.wake()
+        return future
+
+    def seconds(self, cost: int) -> float:
+        """What one worker needs for so much cost, by its last batches; 0 before the first."""
+        return cost * self._took / self._cost if self._cost else 0.0
+
+    def measured(self, cost: int, seconds: float) -> None:
+        """One batch of so much cost took a worker so long."""
+        self._took = (1 - _FORGET) * self._took + seconds
+        self._cost = (1 - _FORGET) * self._cost + cost
 
 
 class Batcher:
@@ -43,10 +78,17 @@ class Batcher:
     one bad item fails alone.
     """
 
-    def __init__(self, name: str, workers: int = 1, prepare: Callable[[], object] | None = None) -> None:
-        """`prepare` is called first on every thread."""
-        self._prepare = prepare
-        self._lanes: list[_Lane[Any, Any]] = []
+    def __init__(
+        self,
+        name: str,
+        workers: int = 1,
+        prepare: Callable[[], object] | None = None,
+        finish: Callable[[], object] | None = None,
+    ) -> None:
+        """`prepare` is called first and `finish` last on every thread."""
+        self._prepare, self._finish = prepare, finish
+        self.lanes: list[Lane[Any, Any]] = []
+        self.workers = workers
         self._turn = 0
         self._changed = threading.Condition()
         self._waking = self._closed = False
@@ -55,26 +97,20 @@ class Batcher:
         for number in range(workers):
             threading.Thread(target=self._serve, args=(number,), name=f"{name}-{number}", daemon=True).start()
 
-    def lane(
-        self, name: str, work: Callable[[Sequence[Item]], Sequence[Result]], budget: int
-    ) -> Callable[[Item, int], asyncio.Future[Result]]:
-        """A function that submits an item and its cost to `work`.
+    def lane(self, name: str, work: Callable[[Sequence[Item]], Sequence[Result]], budget: int) -> Lane[Item, Result]:
+        """A queue of items for `work`; the lanes of a batcher take turns."""
+        lane: Lane[Item, Result] = Lane(name, work, budget, self._wake_soon)
+        self.lanes.append(lane)
+        return lane
 
-        `work` sees items of `budget` cost together, or one that alone costs more, and gives a result for each.
-        """
-        lane: _Lane[Item, Result] = _Lane(name, work, budget)
-        self._lanes.append(lane)
-
-        def submit(item: Item, cost: int = 1) -> asyncio.Future[Result]:
-            loop = asyncio.get_running_loop()
-            future: asyncio.Future[Result] = loop.create_future()
-            lane.waiting.append(_Job(item, cost, future))
-            if not self._waking:  # once all that is ready to run has submitted: a burst is one batch
-                self._waking = True
-                loop.call_soon(self._wake)
-            return future
-
-        return submit
+    def wait(self, lane: Lane[Any, Any]) -> float:
+        """Seconds until all that `lane` now holds is done, the other lanes' turns in between included; an estimate."""
+        seconds = lane.seconds(lane.pending)
+        for other in self.lanes:
+            if other.pending and other is not lane:
+                turns = lane.pending // lane.budget + 1
+                seconds += min(other.seconds(other.pending), turns * other.seconds(other.budget))
+        return seconds / self.workers
 
     @property
     def busy_for(self) -> float:
@@ -84,13 +120,18 @@ class Batcher:
     @property
     def waiting(self) -> int:
         """Items not yet begun."""
-        return sum(len(lane.waiting) for lane in self._lanes)
+        return sum(len(lane.waiting) for lane in self.lanes)
 
     def close(self) -> None:
         """Let the threads end once they have finished what they are at."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+
+    def _wake_soon(self) -> None:
+        if not self._waking:  # once all that is ready to run has submitted: a burst is one batch
+            self._waking = True
+            asyncio.get_running_loop().call_soon(self._wake)
 
     def _wake(self) -> None:
         self._waking = False
@@ -100,6 +141,13 @@ class Batcher:
     def _serve(self, number: int) -> None:
         if self._prepare:
             self._prepare()
+        try:
+            self._work(number)
+        finally:
+            if self._finish:
+                self._finish()
+
+    def _work(self, number: int) -> None:
         while True:
             with self._changed:
                 while not (batch := self._next()):
@@ -115,12 +163,12 @@ class Batcher:
                     self._idle += 1
                     del self._began[number]
 
-    def _next(self) -> tuple[_Lane[Any, Any], list[_Job[Any, Any]]] | None:
+    def _next(self) -> tuple[Lane[Any, Any], list[_Job[Any, Any]]] | None:
         """The next batch; the lanes take turns."""
         if self._closed:
             return None
-        for _ in self._lanes:
-            lane = self._lanes[self._turn % len(self._lanes)]
+        for _ in self.lanes:
+            lane = self.lanes[self._turn % len(self.lanes)]
             self._turn += 1
             share = lane.budget
             if self._idle > 1:
@@ -136,8 +184,9 @@ class Batcher:
                 return lane, jobs
         return None
 
-    def _run(self, lane: _Lane[Any, Any], jobs: list[_Job[Any, Any]]) -> None:
+    def _run(self, lane: Lane[Any, Any], jobs: list[_Job[Any, Any]]) -> None:
         ITEMS.labels(lane.name).observe(len(jobs))
+        began = time.monotonic()
         try:
             results = lane.work([job.item for job in jobs])
             if len(results) != len(jobs):
@@ -149,6 +198,8 @@ class Batcher:
                 return
             _post(jobs, [error], _fail)
         else:
+            with self._changed:
+                lane.measured(sum(job.cost for job in jobs), time.monotonic() - began)
             _post(jobs, results, _answer)
 
 

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dual_encoder import DualEncoder, ImageError
-from dual_encoder.image import open_image
+from service.admission import Admission
 from service.batcher import Batcher
+from service.decoders import Decoders
 from service.errors import Problem
 from service.memo import Memo
 from service.settings import Settings
@@ -31,17 +32,36 @@ _PIXELS = 4 * 224 * 224  # pictures gain nothing from a batch on a CPU
 _SHORT_TEXT = 200
 _SMALL_FILE = 64 * 2**10
 
+_OF_A_FILE = 64 * 2**10  # bytes: what decoding any file costs, however small
+
 
 class QueryEncoder:
     """Use from one event loop, which it blocks for nothing longer than a short text takes to tokenise."""
 
-    def __init__(self, encoder: DualEncoder, settings: Settings, threads: Threads) -> None:
+    def __init__(
+        self, encoder: DualEncoder, settings: Settings, threads: Threads, admission: Admission, isolated: bool = True
+    ) -> None:
+        """`isolated`: pictures are decoded in processes of their own, where the settings want any."""
         self.encoder = encoder
-        self._max_pixels = settings.max_pixels
+        self._admission = admission
         workers = 1 if encoder.runtime.name == "torch" else threads.streams
         self.batcher = Batcher("encoder", workers)
         self._submit_text = self.batcher.lane("text", self._encode_rows, _TOKENS)
         self._submit_picture = self.batcher.lane("image", self._encode_pixels, _PIXELS)
+        # Texts of many in one request wait in a queue of their own: one text never waits for more than a batch of them.
+        self._submit_texts = self.batcher.lane("texts", self._encode_rows, _TOKENS)
+        processes = threads.decoders if settings.decoder_processes is None else settings.decoder_processes
+        decoders = Decoders(
+            encoder.preprocess,
+            isolated=isolated and processes > 0,
+            max_bytes=settings.max_body_bytes,
+            max_pixels=settings.max_pixels,
+            timeout=settings.decode_timeout,
+        )
+        self.decoders = decoders
+        self.decoder = Batcher("decoder", processes or threads.decoders, decoders.prepare, decoders.close)
+        self._submit_file = self.decoder.lane("decode", decoders.decode_all, 1)
+        # Not the decoders' threads: a text must not wait for pictures.
         self._readers = ThreadPoolExecutor(threads.decoders, thread_name_prefix="reader")
         self._texts = Memo("text", settings.cache_bytes)
         self._pictures = Memo("image", settings.cache_bytes)
@@ -49,11 +69,12 @@ class QueryEncoder:
 
     def close(self) -> None:
         self.batcher.close()
+        self.decoder.close()
         self._readers.shutdown(wait=False, cancel_futures=True)
 
-    async def texts(self, texts: Sequence[str]) -> Vector:
-        """float32 (n, dim)."""
-        return await self.rows(await self.tokenize(texts))
+    async def texts(self, texts: Sequence[str], *, bulk: bool = False) -> Vector:
+        """float32 (n, dim). `bulk`: one of many that a request asks for."""
+        return await self.rows(await self.tokenize(texts), bulk=bulk)
 
     async def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
         """Token ids of each text, int64 (length,)."""
@@ -61,14 +82,20 @@ class QueryEncoder:
             return self.encoder.token_rows(texts)
         return await self.off_loop(lambda: self.encoder.token_rows(texts))
 
-    async def rows(self, rows: Sequence[Tokens]) -> Vector:
-        """Texts' token ids -> float32 (n, dim)."""
+    async def rows(self, rows: Sequence[Tokens], *, bulk: bool = False) -> Vector:
+        """Texts' token ids -> float32 (n, dim). Raises Problem 503 where there is no time for them."""
         if len(rows) == 1:
-            return (await self._row(rows[0]))[np.newaxis]
-        return np.stack(await asyncio.gather(*map(self._row, rows)))
+            return (await self._row(rows[0], bulk))[np.newaxis]
+        return np.stack(await asyncio.gather(*(self._row(row, True) for row in rows)))
 
-    async def _row(self, row: Tokens) -> Vector:
-        return await self._texts.get(self._fingerprint + row.tobytes(), lambda: self._submit_text(row, len(row)))
+    async def _row(self, row: Tokens, bulk: bool) -> Vector:
+        lane = self._submit_texts if bulk else self._submit_text
+
+        def start() -> asyncio.Future[Vector]:
+            self._admission.admit(lambda: (self.batcher.wait(lane), lane.seconds(len(row))))
+            return lane(row, len(row))
+
+        return await self._texts.get(self._fingerprint + row.tobytes(), start)
 
     async def pictures(self, files: Sequence[bytes]) -> Vector:
         """Files' bytes -> float32 (n, dim). Raises Problem 422 naming the first that cannot be used."""
@@ -84,16 +111,26 @@ class QueryEncoder:
         def digest() -> bytes:
             return hashlib.sha256(data).digest()
 
+        self._admission.admit(self._of_a_picture)  # before as much as a hash is taken of it
         key = digest() if len(data) <= _SMALL_FILE else await self.off_loop(digest)
         return await self._pictures.get(key, lambda: asyncio.ensure_future(self._decode_and_encode(data)))
 
-    async def _decode_and_encode(self, data: bytes) -> Vector:
-        pixels = await self.off_loop(lambda: self._decode(data))
-        return await self._submit_picture(pixels, pixels[0].size)
+    def check_pictures(self) -> None:
+        """Raises Problem 503 where there is no time for one more picture."""
+        self._admission.foresee(self._of_a_picture)
 
-    def _decode(self, data: bytes) -> Vector:
-        decoded = open_image(data, min(self.encoder.image_size), max_pixels=self._max_pixels)
-        return self.encoder.preprocess(decoded.image)
+    def _of_a_picture(self) -> tuple[float, float]:
+        """Seconds that one more picture would wait, and take."""
+        encode = self._submit_picture
+        decoding, size = self._submit_file.items, self.encoder.image_size[0] * self.encoder.image_size[1]
+        # A pipeline: as slow as its slowest stage, and what is being decoded is still to be encoded.
+        coming = encode.seconds(decoding * size) / self.batcher.workers
+        wait = max(self.decoder.wait(self._submit_file), self.batcher.wait(encode) + coming)
+        return wait, encode.seconds(size) + self._submit_file.seconds(_OF_A_FILE)
+
+    async def _decode_and_encode(self, data: bytes) -> Vector:
+        pixels = await self._submit_file(data, len(data) + _OF_A_FILE)
+        return await self._submit_picture(pixels, pixels[0].size)
 
     def _encode_rows(self, rows: Sequence[Tokens]) -> Sequence[Vector]:
         return _copies(self.encoder.encode_rows(rows))

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from dual_encoder import DualEncoder, load_encoder
 from service import intake
+from service.admission import QUEUED, Admission
 from service.batcher import Batcher
 from service.encoding import QueryEncoder
 from service.errors import Problem
@@ -26,6 +27,8 @@ Vector = NDArray[np.float32]
 T = TypeVar("T")
 
 _QUERIES = 64  # most in one FAISS search
+_DEEP = 1000  # hits; a search for more takes long enough that others should not wait behind many of them
+_FEW = 8  # queries; more are a batch job, which lets others pass
 
 
 class ModelMismatch(VectorIndexError):
@@ -55,10 +58,14 @@ class Engine:
         self.snapshot = self._checked(snapshot) if lazy else self._open()
         if not lazy:
             _read_ahead(self.snapshot)
-        self.queries = QueryEncoder(self.encoder, settings, threads)
+        admission = Admission(settings.queue_seconds)
+        self.queries = QueryEncoder(self.encoder, settings, threads, admission, isolated=not lazy)
         self._searcher = Batcher("searcher", prepare=threads.limit_search)
         self._find = self._searcher.lane("search", find, _QUERIES)
+        self._dig = self._searcher.lane("deep search", find, _QUERIES)
         self._call = self._searcher.lane("call", _call_all, 1)
+        self._admission = admission
+        admission.search = lambda: self._searcher.wait(self._find)
         if not lazy:
             self.encoder.encode_texts(["warm up"])
 
@@ -97,13 +104,24 @@ class Engine:
 
     @property
     def busy_for(self) -> float:
-        """Seconds that the encoder has been at one batch."""
-        return self.queries.batcher.busy_for
+        """Seconds that the encoder, or the search, has been at one batch."""
+        return max(self.queries.batcher.busy_for, self._searcher.busy_for)
+
+    @property
+    def busy_with(self) -> str:
+        """Which of them."""
+        return "the encoder" if self.queries.batcher.busy_for >= self._searcher.busy_for else "the search"
 
     @property
     def stalled(self) -> bool:
         """Whether that is longer than it may be."""
         return self.busy_for > self.settings.stall_timeout
+
+    def note_queues(self) -> None:
+        """Bring the metric of queued work up to date."""
+        for batcher in (self.queries.batcher, self.queries.decoder, self._searcher):
+            for lane in batcher.lanes:
+                QUEUED.labels(lane.name).set(lane.seconds(lane.pending) / batcher.workers)
 
     # --- queries ------------------------------------------------------------------------------------------------------
 
@@ -111,19 +129,22 @@ class Engine:
         """A unit vector for each query, float32 (dim,); a composed query is the weighted sum of its parts."""
         if len(queries) == 1:
             return [await self._vector_of(queries[0], snapshot)]
-        return await asyncio.gather(*(self._vector_of(query, snapshot) for query in queries))
+        bulk = len(queries) > _FEW
+        return await asyncio.gather(*(self._vector_of(query, snapshot, bulk) for query in queries))
 
-    async def _vector_of(self, query: Query, snapshot: Snapshot) -> Vector:
+    async def _vector_of(self, query: Query, snapshot: Snapshot, bulk: bool = False) -> Vector:
         parts = query if isinstance(query, list) else [query]
         if len(parts) == 1 and parts[0].weight == 1.0:
-            return await self._part(parts[0], snapshot)
-        vectors = await asyncio.gather(*(self._part(part, snapshot) for part in parts))
-        total = np.sum([part.weight * vector for part, vector in zip(parts, vectors, strict=True)], axis=0)
+            return await self._part(parts[0], snapshot, bulk)
+        vectors = await asyncio.gather(*(self._part(part, snapshot, bulk) for part in parts))
+        weights = np.asarray([part.weight for part in parts], dtype=np.float64)
+        weights /= np.abs(weights).max() or 1.0  # so that huge ones do not overflow
+        total = weights @ np.asarray(vectors, dtype=np.float64)
         return _unit(total, "the weighted parts of the query add up to nothing")
 
-    async def _part(self, part: QueryPart, snapshot: Snapshot) -> Vector:
+    async def _part(self, part: QueryPart, snapshot: Snapshot, bulk: bool) -> Vector:
         if part.text is not None:
-            text: Vector = (await self.queries.texts([part.text]))[0]
+            text: Vector = (await self.queries.texts([part.text], bulk=bulk))[0]
             return text
         if part.image is not None:
             image: Vector = (await self.images_vectors([part.image], snapshot))[0]
@@ -160,9 +181,12 @@ class Engine:
 
     async def find(self, wanted: Sequence[Wanted]) -> list[bytes]:
         """The hits of each query, as JSON."""
+        first = wanted[0]
+        lane = self._dig if first.exact or first.offset + first.k > _DEEP or len(wanted) > _FEW else self._find
+        self._admission.admit(lambda: (self._searcher.wait(lane), lane.seconds(len(wanted))))
         if len(wanted) == 1:
-            return [await self._find(wanted[0], 1)]
-        return await asyncio.gather(*(self._find(one, 1) for one in wanted))
+            return [await lane(first, 1)]
+        return await asyncio.gather(*(lane(one, 1) for one in wanted))
 
     async def in_searcher(self, work: Callable[[], T]) -> T:
         """Run what touches FAISS or the tables on the one thread for it."""

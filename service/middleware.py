@@ -1,7 +1,9 @@
-"""What happens to every request: an id, a bound on its body, a line in the metrics."""
+"""What happens to every request: an id, bounds on its body and its time, a line in the metrics."""
 
 from __future__ import annotations
 
+import asyncio
+import math
 import re
 import time
 import uuid
@@ -11,22 +13,35 @@ from typing import Any
 from prometheus_client import Counter, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service import refusals
+from service.admission import ALLOWANCE, Allowance
 from service.errors import ClientGone
+from service.loop_lag import LoopLoad
 from service.problems import problem_response
+from service.refusals import REFUSALS
+from service.settings import Settings
 
+_UNTIMED = "/v1/index/reload"  # the operator's, who waits for it
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+_SECONDS = re.compile(rb"[0-9]{1,9}(\.[0-9]{1,9})?")
 
 REQUESTS = Counter("crossmodal_requests_total", "Requests answered", ["method", "route", "status"])
 SECONDS = Histogram("crossmodal_request_seconds", "Seconds from the request's head to the answer's end", ["route"])
 
 
 class RequestGuard:
-    """Pure ASGI, so that bodies stream through. A body over `max_body_bytes` gets 413, declared or not."""
+    """Pure ASGI, so that bodies stream through.
 
-    def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
+    A body over `max_body_bytes` gets 413, declared or not; one that has not come in `body_timeout` 408; what is not
+    begun to be answered by its deadline 503. The deadline is `request_timeout` after the head, or sooner where the
+    header X-Request-Timeout says so, in seconds.
+    """
+
+    def __init__(self, app: ASGIApp, settings: Settings, load: LoopLoad) -> None:
         self.app = app
-        self.most = max_body_bytes
+        self.load = load
+        self.settings = settings
+        self.most = settings.max_body_bytes
+        self.held = 0  # bytes of all bodies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -36,40 +51,97 @@ class RequestGuard:
         given = headers.get(b"x-request-id", b"")
         request_id = given.decode() if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         scope["request_id"] = request_id
-        began, status, received, answered = time.perf_counter(), 500, 0, False
+        began, status, received, answered = time.monotonic(), 500, 0, False
+        arriving = b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0"
 
         async def counted() -> Message:
-            nonlocal received
+            nonlocal received, arriving
             message = await receive()
-            received += len(message.get("body", b""))
+            size = len(message.get("body", b""))
+            received += size
+            self.held += size
             if received > self.most:
-                raise _TooLarge
+                raise _Refused(413, "too_large", f"the request has more than the {self.most:,} bytes allowed")
+            if self.held > self.settings.bytes_in_flight and size:
+                raise _Refused(503, "memory", "the service holds too many large requests: try again later")
+            if arriving and not message.get("more_body"):
+                arriving = False
+                limit.reschedule(deadline)
             return message
 
         async def watched(message: MutableMapping[str, Any]) -> None:
             nonlocal status, answered
             if message["type"] == "http.response.start":
                 status, answered = message["status"], True
+                if inside:
+                    limit.reschedule(None)  # how fast it is taken is the connection's to watch
                 message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+                if scope["app"].state.draining:
+                    message["headers"].append((b"connection", b"close"))
             await send(message)
 
+        limit, deadline, inside = asyncio.timeout(None), None, False
+        refusal: _Refused | None = None
+        counts = scope["path"].startswith("/v1/")
+        self.load.requests += counts
         try:
-            declared = headers.get(b"content-length", b"0")
-            if declared.isdigit() and int(declared) > self.most:
-                raise _TooLarge
-            await self.app(scope, counted, watched)
-        except _TooLarge:
-            refusals.count("body_size")
-            if not answered:
-                detail = f"the request has more than the {self.most:,} bytes allowed"
-                await problem_response(413, detail, request_id, {"Connection": "close"})(scope, receive, watched)
+            if counts and self.load.full:
+                raise _Refused(503, "loop", "the service is too busy: try again later")
+            self.load.begun += counts
+            seconds = self._seconds(headers.get(b"x-request-timeout"))
+            if scope["path"] == _UNTIMED:
+                seconds = math.inf
+            ALLOWANCE.set(Allowance(began + seconds))
+            deadline = None if math.isinf(seconds) else asyncio.get_running_loop().time() + seconds
+            limit = asyncio.timeout_at(self._body_by(deadline) if arriving else deadline)
+            async with limit:
+                inside = True
+                if arriving:
+                    declared = headers.get(b"content-length", b"0")
+                    if declared.isdigit() and int(declared) > self.most:
+                        raise _Refused(413, "too_large", f"the request has more than the {self.most:,} bytes allowed")
+                await self.app(scope, counted, watched)
+        except _Refused as error:
+            refusal = error
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            if arriving and limit.when() != deadline:
+                refusal = _Refused(408, "slow_body", f"the body did not come in {self.settings.body_timeout:g} s")
+            else:
+                refusal = _Refused(503, "deadline", f"no answer within {seconds:g} s: try again later")
         except ClientGone:
             status = 499  # as nginx has it
         finally:
+            inside = False
+            self.held -= received
+            self.load.requests -= counts
+            if refusal is not None:
+                REFUSALS.labels(refusal.reason).inc()
+                if not answered:
+                    extra = {"Retry-After": "5"} if refusal.status == 503 else {}
+                    if arriving and refusal.status != 503:  # else the rest is read and thrown away
+                        extra["Connection"] = "close"
+                    answer = problem_response(refusal.status, refusal.detail, request_id, extra)
+                    await answer(scope, receive, watched)
             route = getattr(scope.get("route"), "path", "other")
             REQUESTS.labels(scope["method"] if route != "other" else "-", route, status).inc()
-            SECONDS.labels(route).observe(time.perf_counter() - began)
+            SECONDS.labels(route).observe(time.monotonic() - began)
+
+    def _seconds(self, given: bytes | None) -> float:
+        most = self.settings.request_timeout
+        if given is None:
+            return most
+        if not _SECONDS.fullmatch(given) or not float(given):
+            raise _Refused(422, "invalid", "X-Request-Timeout must be a number of seconds, more than 0")
+        return min(most, float(given))
+
+    def _body_by(self, deadline: float | None) -> float:
+        last = asyncio.get_running_loop().time() + self.settings.body_timeout
+        return last if deadline is None else min(last, deadline)
 
 
-class _TooLarge(Exception):
-    pass
+class _Refused(Exception):
+    def __init__(self, status: int, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.status, self.reason, self.detail = status, reason, detail

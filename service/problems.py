@@ -12,9 +12,11 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from service.errors import Problem
 from service.headers import ON_FAILURE
+from service.refusals import REFUSALS
 
 MEDIA_TYPE = "application/problem+json"
 log = logging.getLogger("crossmodal.service")
@@ -30,10 +32,14 @@ class ProblemDetail(BaseModel):
     request_id: str = ""
 
 
-def problem_response(status: int, detail: str, request_id: str = "", headers: dict[str, str] | None = None) -> Response:
+def problem_body(status: int, detail: str, request_id: str = "") -> bytes:
+    """The body of an error, UTF-8."""
     body = ProblemDetail(title=HTTPStatus(status).phrase, status=status, detail=detail, request_id=request_id)
-    content = json.dumps(body.model_dump(), ensure_ascii=False).encode("utf-8", "replace")
-    return Response(content, status, headers, MEDIA_TYPE)
+    return json.dumps(body.model_dump(), ensure_ascii=False).encode("utf-8", "replace")
+
+
+def problem_response(status: int, detail: str, request_id: str = "", headers: dict[str, str] | None = None) -> Response:
+    return Response(problem_body(status, detail, request_id), status, headers, MEDIA_TYPE)
 
 
 def explain(errors: Sequence[Any]) -> str:
@@ -47,6 +53,15 @@ def explain(errors: Sequence[Any]) -> str:
     return "; ".join(lines)
 
 
+def _allowed(request: Request) -> list[str]:
+    """The methods of every route at this path; one route alone names only its own."""
+    return [
+        method
+        for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+        if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in request.app.routes)
+    ]
+
+
 def install(app: FastAPI) -> None:
     """Answer every exception of the app with a problem."""
 
@@ -55,22 +70,29 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(Problem)
     async def _problem(request: Request, error: Problem) -> Response:
+        if error.status in (400, 422):
+            REFUSALS.labels("invalid").inc()
         return problem_response(error.status, error.detail, request_id(request), error.headers)
 
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> Response:
-        headers = dict(error.headers) if error.headers else None
+        headers = dict(error.headers or {})
         detail = str(error.detail)
+        if error.status_code == 405:
+            headers["Allow"] = ", ".join(_allowed(request))
+            detail = f"{request.method} is not done at {request.url.path}; {headers['Allow']} is"
         if error.status_code == 404 and detail == "Not Found":
             detail = f"there is nothing at {request.url.path}; see /docs for every call"
         return problem_response(error.status_code, detail, request_id(request), headers)
 
     @app.exception_handler(RequestValidationError)
     async def _invalid_request(request: Request, error: RequestValidationError) -> Response:
+        REFUSALS.labels("invalid").inc()
         return problem_response(422, explain(error.errors()), request_id(request))
 
     @app.exception_handler(ValidationError)
     async def _invalid(request: Request, error: ValidationError) -> Response:
+        REFUSALS.labels("invalid").inc()
         return problem_response(422, explain(error.errors()), request_id(request))
 
     @app.exception_handler(Exception)

@@ -9,7 +9,8 @@ from prometheus_client import Counter
 from service.errors import Problem
 
 Reason = Literal[
-    "no_key", "bad_key", "scope", "rate_limit", "body_size",
+    "no_key", "bad_key", "scope", "rate_limit", "too_large", "slow_body", "deadline", "loop", "memory", "overload",
+    "invalid", "invalid_http", "connections", "decoder", "slow_head", "slow_reader",
     "url_off", "url_malformed", "url_host", "url_address", "url_redirect", "url_size", "url_time", "url_type",
 ]  # fmt: skip
 

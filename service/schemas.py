@@ -16,6 +16,7 @@ from pydantic import (
 )
 
 Text = Annotated[str, StringConstraints(max_length=10_000)]
+_MANY = 10_000  # more is refused before it is looked at one by one; the settings allow fewer
 Include = Literal["metadata", "captions", "vector"]
 
 
@@ -83,7 +84,7 @@ class SearchRequest(Strict):
     )
 
     query: Query | None = None
-    queries: Annotated[list[Query], Field(min_length=1)] | None = None
+    queries: Annotated[list[Query], Field(min_length=1, max_length=_MANY)] | None = None
     k: int = Field(10, ge=1, le=10_000)
     offset: int = Field(0, ge=0, le=10_000)
     min_score: FiniteFloat | None = None
@@ -93,7 +94,7 @@ class SearchRequest(Strict):
         description="conditions on columns: $eq $ne $gt $gte $lt $lte $in $nin $exists, with $and $or $not",
         examples=[{"background": "white", "count": {"$gte": 2}}],
     )
-    include: list[Include] = []
+    include: list[Include] = Field([], max_length=16)
     group_by: str | None = Field(None, description="a column: only the best hit of each of its values", max_length=200)
     facets: list[Annotated[str, StringConstraints(max_length=200)]] = Field(
         [], max_length=10, description="columns: how often each value occurs among the rows that the filter keeps"
@@ -156,7 +157,12 @@ class EmbeddingsRequest(Strict):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"input": ["a red star", "红色星形"]}]})
 
-    input: Text | Annotated[list[Text], Field(min_length=1)] | str | list[str]
+    input: (
+        Text
+        | Annotated[list[Text], Field(min_length=1, max_length=_MANY)]
+        | str
+        | Annotated[list[str], Field(min_length=1, max_length=_MANY)]
+    )
     modality: Literal["text", "image"] = "text"
     encoding_format: Literal["float", "base64"] = "float"
     model: str | None = None
@@ -189,9 +195,9 @@ class RankRequest(Strict):
     )
 
     image: ImageInput | None = None
-    texts: Annotated[list[Text], Field(min_length=1)] | None = None
+    texts: Annotated[list[Text], Field(min_length=1, max_length=_MANY)] | None = None
     text: Text | None = None
-    images: Annotated[list[ImageInput], Field(min_length=1)] | None = None
+    images: Annotated[list[ImageInput], Field(min_length=1, max_length=_MANY)] | None = None
 
     @model_validator(mode="after")
     def _one_side_each(self) -> RankRequest:

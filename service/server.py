@@ -4,41 +4,82 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from typing import Any
+
+from fastapi import FastAPI
 
 from service import audit
 from service.settings import Settings
 
+_ACCEPTED = 64  # connections a round of the event loop
 _UVICORN: dict[str, Any] = {
     "loop": "uvloop",
-    "http": "httptools",
     "log_level": "warning",
     "access_log": False,
-    "timeout_graceful_shutdown": 30,
+    "ws": "none",
 }
 
 
 def serve(settings: Settings, host: str, port: int) -> None:
-    """Serve until told to stop. Raises what stops it from starting: no index, a broken one, another model's.
+    """Serve until told to stop. Raises what stops it from starting: the port, no index, a broken one, another model's.
 
     Several workers each open the snapshot; its pages in memory are shared. They start once one engine has been opened
     here, so that a bad index fails with one line, and the model is compiled and cached once.
     """
     import uvicorn
+    from uvicorn.supervisors import Multiprocess
 
     from service.access import check_exposure
     from service.app import create_app
+    from service.connections import TimedProtocol
     from service.engine import Engine
+    from service.lifecycle import supervise
 
     check_exposure(settings, host)
+    listeners = _listen(host, port)  # before the model is loaded, which takes its time
     proxies = settings.trusted_proxies
-    options = {**_UVICORN, "proxy_headers": bool(proxies), "forwarded_allow_ips": proxies, "log_config": audit.LOGGING}
+    options = {
+        **_UVICORN,
+        "http": TimedProtocol,
+        "timeout_graceful_shutdown": max(1, round(settings.drain_timeout)),
+        "proxy_headers": bool(proxies),
+        "forwarded_allow_ips": proxies,
+        "log_config": audit.LOGGING,
+    }
     engine = Engine(settings)
     if settings.workers == 1:
-        uvicorn.run(create_app(settings, engine), host=host, port=port, **options)
+        TimedProtocol.limit(settings)
+        app = supervise(create_app(settings, engine), settings)
+        uvicorn.Server(uvicorn.Config(app, **options)).run(listeners)
         return
     engine.close()
     del engine
     for name, value in settings.model_dump(mode="json", exclude_none=True).items():
         os.environ[f"CROSSMODAL_{name.upper()}"] = value if isinstance(value, str) else json.dumps(value)
-    uvicorn.run("service.app:create_app", factory=True, host=host, port=port, workers=settings.workers, **options)
+    config = uvicorn.Config("service.server:worker", factory=True, workers=settings.workers, **options)
+    Multiprocess(config, listeners).run()
+
+
+def worker() -> FastAPI:
+    """The application in one of several processes; their settings are in the environment."""
+    from service.app import create_app
+    from service.connections import TimedProtocol
+    from service.lifecycle import supervise
+
+    settings = Settings()
+    TimedProtocol.limit(settings)
+    return supervise(create_app(settings), settings)
+
+
+def _listen(host: str, port: int) -> list[socket.socket]:
+    """The listening socket, several times over. Raises OSError in words."""
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        raise OSError(f"cannot listen on {host}, port {port}: {error.strerror or error}") from None
+    # uvloop accepts one connection a round of the loop from each. Under a flood, when a round is long, new connections,
+    # health checks among them, waited 9 s for their turn.
+    return [listener, *(listener.dup() for _ in range(_ACCEPTED - 1))]

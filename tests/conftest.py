@@ -46,7 +46,9 @@ def live_server(index: Path) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    environment = {**os.environ, "CROSSMODAL_MAX_BODY_BYTES": str(4 * 2**20)}
+    # A test machine may be busy: what is asked of this server waits rather than being refused.
+    patient = {"CROSSMODAL_QUEUE_SECONDS": "60", "CROSSMODAL_REQUEST_TIMEOUT": "120"}
+    environment = {**os.environ, "CROSSMODAL_MAX_BODY_BYTES": str(4 * 2**20), **patient}
     command = [sys.executable, "-m", "crossmodal", "serve", str(index), "--port", str(port)]
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
     url = f"http://127.0.0.1:{port}"

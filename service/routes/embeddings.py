@@ -24,7 +24,7 @@ router = APIRouter(prefix="/v1", tags=["encode"])
 @router.post("/embeddings", response_model=EmbeddingsAnswer, openapi_extra=body_of(EmbeddingsRequest))
 async def embeddings(request: Request, engine: EngineOf) -> Response:
     """Unit vectors of texts, or of images given as URLs or data: URIs."""
-    wanted = await json_of(request, EmbeddingsRequest)
+    wanted = await json_of(request, EmbeddingsRequest, engine)
     if wanted.model not in (None, engine.encoder.reference):
         raise Problem(404, f"there is no model {wanted.model!r} here, only {engine.encoder.reference!r}")
     inputs = [wanted.input] if isinstance(wanted.input, str) else wanted.input
@@ -61,7 +61,7 @@ async def _pictures(engine: Engine, urls: list[str]) -> tuple[Vector, int]:
 @router.post("/rank", response_model=RankAnswer, openapi_extra=body_of(RankRequest))
 async def rank(request: Request, engine: EngineOf) -> Response:
     """How well each candidate fits, as scores and as probabilities at the model's own temperature."""
-    wanted = await json_of(request, RankRequest)
+    wanted = await json_of(request, RankRequest, engine)
     snapshot = engine.snapshot
     images = wanted.images if wanted.image is None else [wanted.image]
     texts = wanted.texts if wanted.text is None else [wanted.text]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from service.engine import Engine
@@ -38,16 +38,20 @@ async def healthz() -> dict[str, str]:
 
 
 @router.get("/readyz")
-async def readyz(engine: EngineOf) -> dict[str, str]:
-    """Queries can be answered: the encoder is not stuck at a batch."""
+async def readyz(request: Request, engine: EngineOf) -> dict[str, str]:
+    """Queries can be answered: the encoder is not stuck at a batch, and the process has not been told to stop."""
+    if request.app.state.draining:
+        raise Problem(503, "the service has been told to stop")
     if engine.stalled:
-        raise Problem(503, f"the encoder has not answered for {engine.busy_for:.0f} s")
+        raise Problem(503, f"{engine.busy_with} has not answered for {engine.busy_for:.0f} s")
     return {"status": "ready", "snapshot": engine.snapshot.name}
 
 
 @router.get("/metrics", response_class=Response)
-async def metrics() -> Response:
+async def metrics(request: Request) -> Response:
     """Prometheus' text format."""
+    if (engine := getattr(request.app.state, "engine", None)) is not None:
+        engine.note_queues()
     return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
 

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Query, Request, Response
 from service.answer import answer
 from service.errors import Problem
 from service.finder import Target
-from service.routes.shared import EngineOf, body_of, in_time, json_of, json_response
+from service.routes.shared import EngineOf, body_of, expect_picture, in_time, json_of, json_response
 from service.schemas import SearchAnswer, SearchRequest
 
 router = APIRouter(prefix="/v1/search", tags=["search"])
@@ -34,10 +34,11 @@ async def search(target: Target, request: Request, engine: EngineOf) -> Response
     began = time.perf_counter()
     picture = b""
     if request.headers.get("content-type", "").startswith("multipart/form-data"):
+        expect_picture(request, engine)
         picture, options = await _multipart(request)
         wanted = SearchRequest.model_validate({"query": _PICTURE, **options})
     else:
-        wanted = await json_of(request, SearchRequest)
+        wanted = await json_of(request, SearchRequest, engine)
     return json_response(await in_time(answer(engine, target, wanted, began, picture), engine, request))
 
 

@@ -21,11 +21,15 @@ async def engine(request: Request) -> Engine:
     return request.app.state.engine  # type: ignore[no-any-return]
 
 
+_LARGE = 64 * 2**10  # bytes; a body with more is nearly always one of pictures
+
+_MOST_ERRORS = 1000
+
 EngineOf = Annotated[Engine, Depends(engine)]
 
 
 async def in_time(work: Awaitable[T], engine: Engine, request: Request) -> T:
-    """Await `work` for as long as a request may take, then 503; let go of it once the client has gone.
+    """Await `work`; let go of it once the client has gone. How long it may take is the guard's to say.
 
     The request's body must have been read: what comes next from the client is its leaving.
     """
@@ -41,10 +45,7 @@ async def in_time(work: Awaitable[T], engine: Engine, request: Request) -> T:
     watch = asyncio.ensure_future(_disconnected(request))
     watch.add_done_callback(leave)
     try:
-        async with asyncio.timeout(engine.settings.request_timeout):
-            return await work
-    except TimeoutError:
-        raise Problem(503, "the service is too busy to answer in time: try again later", {"Retry-After": "5"}) from None
+        return await work
     except asyncio.CancelledError:
         if not left:
             raise
@@ -70,14 +71,24 @@ def json_response(answer: bytes) -> Response:
     return Response(answer, media_type="application/json")
 
 
-async def json_of(request: Request, model: type[Model]) -> Model:
+def expect_picture(request: Request, engine: Engine) -> None:
+    """Call before a body is read that may hold a picture: what there is no time for is refused unread."""
+    length = request.headers.get("content-length", "")
+    if not length.isdigit() or int(length) > _LARGE:
+        engine.queries.check_pictures()
+
+
+async def json_of(request: Request, model: type[Model], engine: Engine) -> Model:
     """The body as `model`, read and checked in one pass. Raises Problem 400 for what is not JSON, ValidationError."""
+    expect_picture(request, engine)
     body = await request.body()
     if not body:
         raise Problem(400, "the body is empty: send JSON, or multipart/form-data with a field `image`")
     try:
         return model.model_validate_json(body)
     except ValidationError as error:
+        if error.error_count() > _MOST_ERRORS:  # listing a million of them would hold up everybody
+            raise Problem(422, f"the body has {error.error_count():,} errors") from None
         first = error.errors(include_url=False)[0]
         if first["type"] == "json_invalid":
             raise Problem(400, f"the body is not JSON: {first['ctx']['error']}") from None

@@ -1,4 +1,4 @@
-"""Whatever Pillow reads becomes upright RGB; whatever is broken is told so."""
+"""Pictures of the formats that are read become upright RGB; whatever is broken, or no picture, is told so."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dual_encoder.image import ImageError, open_image, to_rgb
+from dual_encoder.image import FORMATS, ImageError, open_image, to_rgb
 
 
 def encoded(image: Image.Image, format: str = "PNG", **options: object) -> bytes:
@@ -93,6 +93,20 @@ def test_large_jpegs_are_decoded_at_reduced_scale() -> None:
 def test_broken_pictures(data: bytes, reason: str) -> None:
     with pytest.raises(ImageError, match=reason):
         open_image(data)
+
+
+@pytest.mark.parametrize("format", ["EPS", "PCX", "SGI", "ICNS", "DDS", "IM", "QOI", "PDF"])
+def test_other_formats_are_not_opened_at_all(format: str) -> None:
+    with pytest.raises(ImageError, match="not an image in a format"):
+        open_image(encoded(RED.resize((64, 64)), format))
+
+
+@pytest.mark.parametrize("format", [*FORMATS, "MPO"])
+def test_every_format_that_is_read(format: str) -> None:
+    decoded = open_image(encoded(RED, format))
+    red, green, blue = decoded.image.getpixel((5, 5))
+    assert red > 240 > 20 > max(green, blue)
+    assert decoded.image.size == (40, 30) or format == "ICO"
 
 
 def test_limits() -> None:

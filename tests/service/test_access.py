@@ -301,7 +301,7 @@ def test_a_missing_file_of_keys_stops_the_app(tmp_path: Path) -> None:
 
 
 def test_too_large_bodies_are_counted(tmp_path: Path) -> None:
-    before = REFUSALS.labels("body_size")._value.get()
+    before = REFUSALS.labels("too_large")._value.get()
     client = TestClient(create_app(Settings(index=Path("none"), max_body_bytes=10)))
     assert client.post("/v1/search/images", content=b"x" * 11).status_code == 413
-    assert REFUSALS.labels("body_size")._value.get() == before + 1
+    assert REFUSALS.labels("too_large")._value.get() == before + 1

@@ -1,0 +1,150 @@
+"""Three times as many requests as the service can answer: how much of its capacity is left, and what it costs.
+
+Capacity is what a closed loop of 32 clients gets. Then requests come in an open loop (random times, answers or not) at
+three times that rate, each with a deadline; then the same with clients of whom half leave half-way. The load generator
+takes a part of the same cores: goodput beside three times the load is compared with capacity beside its own.
+
+Goals: goodput at least 0.9 of capacity, p99 of what is admitted within the deadline, memory flat, idle again in 2 s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from benchmarks import report
+from benchmarks.common import model_and_index, ours, parser
+from benchmarks.fixtures import captions, jpegs, make_index, marked
+from benchmarks.open_loop import Clients, Outcome, Pick, drive, mix, offer, post
+from benchmarks.process import Service
+
+
+def main() -> None:
+    options = parser(__doc__)
+    options.set_defaults(seconds=600)
+    options.add_argument("--model", choices=["tiny", "vit-b-32"], default="vit-b-32")
+    options.add_argument("--loads", nargs="+", default=["texts", "pictures", "both"])
+    options.add_argument("--times", type=float, default=3.0, help="of the capacity")
+    options.add_argument("--deadline", type=float, default=2.0, help="seconds, of each request")
+    options.add_argument("--count", type=int, default=20_000, help="of indexed vectors")
+    given = options.parse_args()
+    if given.model == "tiny":
+        import dual_encoder
+
+        index = make_index(
+            given.folder / f"tiny-{given.count}", Path(dual_encoder.__file__).parent / "tiny", given.count
+        )
+    else:
+        _, index = model_and_index(given.folder, given.count, given.seed)
+    seen = report.conditions()
+    rows: list[dict[str, Any]] = []
+    with ours(index, CROSSMODAL_QUEUE_SECONDS="1") as service:
+        for name, pick in _requests(given.deadline, given.seed).items():
+            if name in given.loads:
+                rows += asyncio.run(_measure(service, name, pick, given))
+    seen["load_average_after"] = report.conditions()["load_average"]
+    report.save("overload", {**seen, "model": given.model}, rows, given.out)
+
+
+def _requests(deadline: float, seed: int) -> dict[str, Pick]:
+    limit = {"X_Request_Timeout": f"{deadline:g}"}
+    path = "/v1/search/images"
+    texts = [post(path, json.dumps({"query": {"text": text}}).encode(), **limit) for text in captions(20_000, seed + 1)]
+    pictures = [
+        post(path, json.dumps({"query": {"image": {"base64": base64.b64encode(file).decode()}}}).encode(), **limit)
+        for file in marked(jpegs(24, 0.3, seed), 2000)
+    ]
+    return {"texts": mix((1, texts)), "pictures": mix((1, pictures)), "both": mix((9, texts), (1, pictures))}
+
+
+async def _measure(service: Service, name: str, pick: Pick, given: Any) -> list[dict[str, Any]]:
+    clients = Clients(service.port)
+    await drive(clients, pick, 32, 5)  # warms up, and teaches the service what its work costs
+    idle = await _idle_ms(clients, pick)
+    capacity = await drive(clients, pick, 32, min(20.0, given.seconds))
+    most = capacity.per_second()
+    rows = [_row(name, "capacity, 32 clients", service, capacity, most, None)]
+    for what, leaving in (("overload", 0.0), ("overload, half leave", 0.5)):
+        before = held(service)
+        load = await offer(
+            clients, pick, given.times * most, given.seconds if not leaving else min(given.seconds, 60), leaving=leaving
+        )
+        recovered = load.after + await _recovery(clients, pick, idle)
+        await asyncio.sleep(1)
+        rows.append({**_row(name, what, service, load, most, given.times * most), "recovery_s": recovered})
+        rows[-1] |= {f"{key}_before": value for key, value in before.items()} | {"queued_after_s": queued(service)}
+        print(rows[-1], flush=True)
+    clients.close()
+    return rows
+
+
+def _row(
+    name: str, what: str, service: Service, load: Outcome, capacity: float, offered: float | None
+) -> dict[str, Any]:
+    stayed = load.count(200)
+    return {
+        "load": name,
+        "what": what,
+        "seconds": load.seconds,
+        "offered_per_s": offered,
+        "good_per_s": load.per_second(),
+        "of_capacity": load.per_second() / capacity,
+        "p50_ms": load.percentile_ms(50),
+        "p99_ms": load.percentile_ms(99),
+        "refused_p50_ms": load.percentile_ms(50, 503),
+        "refused_p99_ms": load.percentile_ms(99, 503),
+        "answered": stayed,
+        "generator_late_s": load.late,
+        "statuses": load.statuses,
+        **held(service),
+    }
+
+
+def held(service: Service) -> dict[str, float]:
+    """Memory, files and threads of all its processes."""
+    processes = [psutil.Process(service.process.pid)]
+    processes += processes[0].children(recursive=True)
+    return {
+        "rss_mb": service.resident / 2**20,
+        "files": sum(each.num_fds() for each in processes),
+        "threads": sum(each.num_threads() for each in processes),
+    }
+
+
+def queued(service: Service) -> float:
+    """Seconds of work that wait, by its own metric."""
+    lines = service.get("/metrics").decode().splitlines()
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith("crossmodal_queued_seconds{"))
+
+
+async def _idle_ms(clients: Clients, pick: Pick) -> float:
+    alone = await drive(clients, pick, 1, 2)
+    return alone.percentile_ms(50)
+
+
+async def _recovery(clients: Clients, pick: Pick, idle_ms: float, patience: float = 30) -> float:
+    """Seconds until five requests in a row are answered, each within 50 ms of what an idle service takes."""
+    import random
+
+    chance, began, streak, since = random.Random(1), time.perf_counter(), 0, 0.0
+    while streak < 5 and time.perf_counter() - began < patience:
+        asked = time.perf_counter()
+        status = await clients.ask(pick(chance))
+        good = status == 200 and (time.perf_counter() - asked) * 1e3 < 2 * idle_ms + 50
+        if not good:
+            streak = 0
+            await asyncio.sleep(0.02)
+        else:
+            since = asked - began if not streak else since
+            streak += 1
+    return since if streak == 5 else patience
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""Whether there is time for one more request: judged by the seconds of work that wait, not by how many wait.
+
+What waits at each stage has a cost (tokens, pixels, bytes) and a stage knows what a unit of it has taken of late. A
+request is refused before its work is begun, and only while others' work waits: an idle service never refuses.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from contextvars import ContextVar
+
+from prometheus_client import Gauge
+
+from service.errors import Problem
+from service.refusals import REFUSALS
+
+QUEUED = Gauge("crossmodal_queued_seconds", "Seconds of work that a stage has before it, estimated", ["stage"])
+
+
+class Allowance:
+    """What one request may take: until `deadline`, by time.monotonic(). Once admitted, all its parts are."""
+
+    __slots__ = ("admitted", "deadline")
+
+    def __init__(self, deadline: float) -> None:
+        self.deadline = deadline
+        self.admitted = False
+
+
+ALLOWANCE: ContextVar[Allowance | None] = ContextVar("allowance", default=None)
+
+
+class Admission:
+    """`most` seconds of work may wait; what would not be done before the request's deadline is refused too."""
+
+    def __init__(self, most: float) -> None:
+        self._most = most
+        self.search: Callable[[], float] = float  # seconds that wait where every search ends
+
+    def admit(self, estimate: Callable[[], tuple[float, float]]) -> None:
+        """Begin work: `estimate` gives the seconds of others' that lie before it, and its own. Raises Problem 503.
+
+        What is no request's, and so has no allowance, is never refused.
+        """
+        allowance = ALLOWANCE.get()
+        if allowance is not None and not allowance.admitted:
+            self._check(allowance, *estimate())
+            allowance.admitted = True
+
+    def foresee(self, estimate: Callable[[], tuple[float, float]]) -> None:
+        """The same, of work that is yet to come in."""
+        if (allowance := ALLOWANCE.get()) is not None:
+            self._check(allowance, *estimate())
+
+    def _check(self, allowance: Allowance, wait: float, work: float) -> None:
+        wait = max(wait, self.search())
+        if wait <= 0:
+            return
+        if wait > self._most:
+            raise refused("overload", f"{wait:.1f} s of work wait already, more than {self._most:g}", wait)
+        if wait + work > allowance.deadline - time.monotonic():
+            raise refused("deadline", f"{wait:.1f} s of work wait, which is more time than the request has", wait)
+
+
+def refused(reason: str, detail: str, wait: float = 1.0) -> Problem:
+    """A 503 that says when to come again, counted."""
+    REFUSALS.labels(reason).inc()
+    retry = {"Retry-After": str(min(60, max(1, math.ceil(wait))))}
+    return Problem(503, f"the service is too busy: {detail}; try again later", retry)

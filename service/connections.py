@@ -1,0 +1,97 @@
+"""How long a connection may keep the service waiting, and how many there may be."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import resource
+import uuid
+from typing import Any, ClassVar
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from service.problems import MEDIA_TYPE, problem_body
+from service.refusals import REFUSALS
+from service.settings import Settings
+
+_FILES = 256  # that the process needs besides its connections
+
+
+class TimedProtocol(HttpToolsProtocol):
+    """uvicorn's own, with what it leaves open.
+
+    A connection is closed if no whole head has come within `seconds` of its opening or of the answer before, if its
+    client takes nothing of an answer for as long, and, the idle longest first, where there are more than `most`.
+    """
+
+    seconds: ClassVar[float] = 10.0
+    most: ClassVar[int] = 4096
+    _idle: ClassVar[dict[TimedProtocol, None]] = {}  # those without a request, the oldest first
+
+    @classmethod
+    def limit(cls, settings: Settings) -> None:
+        """For every connection of this process."""
+        cls.seconds = settings.body_timeout
+        logging.getLogger("uvicorn.error").addFilter(lambda record: "Invalid HTTP request" not in str(record.msg))
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        cls.most = min(settings.max_connections, hard - _FILES)
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._head: asyncio.TimerHandle | None = None
+        self._stuck: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._wait_for_head()
+        if len(self.connections) > self.most:
+            REFUSALS.labels("connections").inc()
+            next(iter(self._idle)).transport.abort()  # this one itself, if all others are being answered
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._busy()
+        if self._stuck:
+            self._stuck.cancel()
+        super().connection_lost(exc)
+
+    def on_headers_complete(self) -> None:
+        self._busy()
+        super().on_headers_complete()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.cycle.response_complete:  # else another is in the pipeline
+            self._wait_for_head()
+
+    def send_400_response(self, msg: str) -> None:
+        """A problem as all others, and no line in the log for whoever sends nonsense."""
+        REFUSALS.labels("invalid_http").inc()
+        body = problem_body(400, msg, uuid.uuid4().hex)
+        head = f"HTTP/1.1 400 Bad Request\r\nContent-Type: {MEDIA_TYPE}\r\nContent-Length: {len(body)}\r\n"
+        self.transport.write(head.encode() + b"Connection: close\r\n\r\n" + body)
+        self.transport.close()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._stuck = self.loop.call_later(self.seconds, self._give_up, "slow_reader")
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._stuck:
+            self._stuck.cancel()
+
+    def _wait_for_head(self) -> None:
+        self._busy()
+        self._idle[self] = None
+        self._head = self.loop.call_later(self.seconds, self._give_up, "slow_head")
+
+    def _busy(self) -> None:
+        self._idle.pop(self, None)
+        if self._head:
+            self._head.cancel()
+            self._head = None
+
+    def _give_up(self, reason: str) -> None:
+        REFUSALS.labels(reason).inc()
+        self.transport.abort()

@@ -1,0 +1,67 @@
+"""A process that turns one file at a time into pixels: whatever a picture does to it, only that picture is lost.
+
+Started by service.decoders with a socket, a block of shared memory and the model's preprocessing.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import mmap
+import resource
+import signal
+import socket
+import struct
+import sys
+
+import numpy as np
+from PIL import Image
+
+from dual_encoder.image import ImageError, open_image
+from dual_encoder.preprocess import Preprocess
+
+_BESIDES = 2**30  # bytes of address space besides the pixels
+_A_PIXEL = 16  # RGBA, over white, and the sum of the two, as RGB
+
+
+def main() -> None:
+    """The file lies in the memory, its length comes over the socket; back come the pixels there, and an empty reason.
+
+    It ends when the socket is closed, and with the thread that started it.
+    """
+    options = json.loads(sys.argv[1])
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to handle
+    channel = socket.socket(fileno=options["socket"])
+    memory = mmap.mmap(options["memory"], options["size"])
+    preprocess = Preprocess.from_config(options["preprocess"])
+    Image.init()  # every format now, not at the first file that is none of the common ones
+    _confine(options["max_pixels"])
+    while message := channel.recv(8):
+        try:
+            data = memory[: struct.unpack("Q", message)[0]]
+            decoded = open_image(data, min(preprocess.size), max_pixels=options["max_pixels"])
+            pixels = preprocess(decoded.image)
+        except ImageError as error:
+            channel.send(b"\1" + str(error).encode("utf-8", "replace"))
+        except MemoryError:
+            channel.send(b"\1the picture does not fit into memory")
+        else:
+            np.frombuffer(memory, np.float32, pixels.size)[:] = pixels.ravel()
+            channel.send(b"\0")
+
+
+def _confine(max_pixels: int) -> None:
+    limits = {
+        resource.RLIMIT_AS: _BESIDES + _A_PIXEL * max_pixels,
+        resource.RLIMIT_FSIZE: 0,
+        resource.RLIMIT_CORE: 0,
+    }
+    for limit, value in limits.items():
+        hard = resource.getrlimit(limit)[1]
+        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(limit, (value, value))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""How a serving process ends: by being told to, without losing a request, or by itself once it hangs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator
+from types import FrameType
+from typing import Any
+
+from fastapi import FastAPI
+
+from service.settings import Settings
+
+WEDGED = 70  # exit code, EX_SOFTWARE
+
+
+def supervise(app: FastAPI, settings: Settings) -> FastAPI:
+    """The app as it runs in a process of its own, whose signals and whose end are the app's.
+
+    Told to stop (SIGTERM), it says at /readyz that it is not ready and serves on for `drain_delay`, while balancers
+    learn of it; only then the server stops. If the encoder, the search or the event loop hangs for `exit_timeout`, the
+    process ends with code 70, so that whoever watches it starts another.
+    """
+    inner = app.router.lifespan_context
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[Any]:
+        async with inner(app) as state:
+            _drain_first(app, settings.drain_delay)
+            watch = _Watch(app, settings.exit_timeout)
+            beating = asyncio.create_task(watch.beat())
+            try:
+                yield state
+            finally:
+                beating.cancel()
+                watch.over.set()
+
+    app.router.lifespan_context = lifespan
+    return app
+
+
+def _drain_first(app: FastAPI, delay: float) -> None:
+    """Put the delay before the server's own handler of SIGTERM; told a second time, it stops at once."""
+    stop = signal.getsignal(signal.SIGTERM)
+    loop = asyncio.get_running_loop()
+    if not callable(stop):
+        return
+
+    def told(number: int, frame: FrameType | None) -> None:
+        later = delay if not app.state.draining else 0
+        app.state.draining = True
+        loop.call_soon_threadsafe(loop.call_later, later, stop, number, None)
+
+    signal.signal(signal.SIGTERM, told)
+
+
+class _Watch:
+    def __init__(self, app: FastAPI, most: float) -> None:
+        self._app, self._most = app, most
+        self._alive = time.monotonic()
+        self.over = threading.Event()
+        threading.Thread(target=self._look, name="watch", daemon=True).start()
+
+    async def beat(self) -> None:
+        while True:
+            self._alive = time.monotonic()
+            await asyncio.sleep(min(1.0, self._most / 4))
+
+    def _look(self) -> None:
+        while not self.over.wait(min(1.0, self._most / 4)):
+            for what, seconds in (
+                ("the event loop has been held up", time.monotonic() - self._alive),
+                (f"{self._app.state.engine.busy_with} has been at one batch", self._app.state.engine.busy_for),
+            ):
+                if seconds > self._most:
+                    print(f"error: {what} for {seconds:.0f} s: this process ends itself", file=sys.stderr, flush=True)
+                    os._exit(WEDGED)

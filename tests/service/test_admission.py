@@ -1,0 +1,311 @@
+"""What there is no time for is refused before it is begun; whatever comes to an idle service is not."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from fastapi import FastAPI
+from PIL import Image
+
+from service.admission import ALLOWANCE, Admission, Allowance
+from service.app import create_app
+from service.batcher import Batcher
+from service.errors import Problem
+from service.loop_lag import LoopLoad
+from service.refusals import REFUSALS
+from service.settings import Settings
+
+
+def count(reason: str) -> float:
+    return REFUSALS.labels(reason)._value.get()
+
+
+def test_a_lane_learns_what_its_cost_is_and_forgets_what_was_cancelled() -> None:
+    gate = threading.Event()
+
+    def work(items: list[float]) -> list[float]:
+        if items[0] < 0:
+            gate.wait(10)
+        time.sleep(sum(abs(item) for item in items) / 1000)
+        return items
+
+    async def main() -> None:
+        batcher = Batcher("test")
+        lane = batcher.lane("one", work, 10)  # type: ignore[arg-type]
+        other = batcher.lane("other", work, 10)  # type: ignore[arg-type]
+        assert lane.seconds(5) == batcher.wait(lane) == 0
+        for _ in range(5):
+            await asyncio.gather(*(lane(10, 10) for _ in range(4)))
+            await other(10, 10)
+        assert 0.01 <= lane.seconds(10) < 0.05  # a unit took a millisecond
+        first = lane(-1, 1)
+        waiting = [lane(10, 10) for _ in range(20)]
+        beside = [other(10, 10) for _ in range(3)]
+        assert lane.pending == 201
+        assert 0.2 <= batcher.wait(lane) < 1.2
+        # The other lane's item waits for its own three and as many turns of the first, not for all of its twenty.
+        assert 0.06 <= batcher.wait(other) < 0.4 * batcher.wait(lane)
+        for each in waiting:
+            each.cancel()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert lane.pending == 1
+        gate.set()
+        await asyncio.gather(first, *beside)
+        await asyncio.sleep(0)
+        assert batcher.wait(lane) == 0
+        batcher.close()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("wait", "work", "left", "reason"),
+    [
+        (0.0, 100.0, 1.0, None),  # idle: whatever it takes
+        (1.9, 0.1, 10.0, None),
+        (2.1, 0.1, 10.0, "overload"),
+        (1.0, 0.1, 0.5, "deadline"),
+        (1.0, 1.0, 1.5, "deadline"),
+    ],
+)
+def test_the_bound_and_the_deadline(wait: float, work: float, left: float, reason: str | None) -> None:
+    admission = Admission(2.0)
+    token = ALLOWANCE.set(Allowance(time.monotonic() + left))
+    try:
+        if reason is None:
+            admission.admit(lambda: (wait, work))
+            admission.admit(lambda: (99, 99))  # a request that was admitted is not refused half-way
+            return
+        before = count(reason)
+        with pytest.raises(Problem) as refused:
+            admission.admit(lambda: (wait, work))
+        assert refused.value.status == 503
+        assert int((refused.value.headers or {})["Retry-After"]) >= 1
+        assert count(reason) == before + 1
+    finally:
+        ALLOWANCE.reset(token)
+    admission.admit(lambda: (99, 99))  # no request: never refused
+
+
+def test_the_loops_own_work_counts_while_it_is_late() -> None:
+    async def main() -> None:
+        load = LoopLoad()
+        watch = asyncio.create_task(load.watch())
+        for _ in range(40):
+            burn(0.01)
+            load.begun += 10
+            await asyncio.sleep(0.03)
+        load.requests = 20
+        burn(0.1)
+        assert not load.full  # late, but there is 20 ms of work
+        load.requests = 2000
+        assert load.full  # late, and there are 2 s of it
+        load.requests = 0
+        await asyncio.sleep(0.1)
+        load.requests = 2000
+        assert not load.full  # whatever they are at, it is not the loop's to do
+        watch.cancel()
+
+    asyncio.run(main())
+
+
+def burn(seconds: float) -> None:
+    until = time.thread_time() + seconds
+    while time.thread_time() < until:
+        pass
+
+
+def jpeg(seed: int) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (300, 300, 3), dtype=np.uint8)).save(out, "JPEG")
+    return out.getvalue()
+
+
+class Flood:
+    """A service whose encoder takes as long for pictures as the test wants, and clients in its own process."""
+
+    def __init__(self, app: FastAPI, seconds: float) -> None:
+        self.app, self.seconds = app, seconds
+        self.encoded = 0
+
+    async def __aenter__(self) -> Flood:
+        self._life = self.app.router.lifespan_context(self.app)
+        await self._life.__aenter__()
+        encoder = self.app.state.engine.encoder
+        encode = encoder.encode_pixels
+
+        def slow(pixels: Any) -> Any:
+            time.sleep(self.seconds * len(pixels))
+            self.encoded += len(pixels)
+            return encode(pixels)
+
+        encoder.encode_pixels = slow
+        self.http = httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://x", timeout=60)
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.http.aclose()
+        await self._life.__aexit__(*error)
+
+    async def picture(self, seed: int, **headers: str) -> httpx.Response:
+        body = {"query": {"image": {"base64": base64.b64encode(jpeg(seed)).decode()}}, "k": 1}
+        return await self.http.post("/v1/search/images", json=body, headers=headers)
+
+    async def text(self, text: str, **headers: str) -> httpx.Response:
+        return await self.http.post("/v1/search/images", json={"query": {"text": text}, "k": 1}, headers=headers)
+
+
+def test_a_flood_of_pictures_is_bounded_and_texts_and_health_live_through_it(index: Path) -> None:
+    app = create_app(Settings(index=index, cache_bytes=0, queue_seconds=1.0))
+
+    async def main() -> None:
+        async with Flood(app, 0.03) as flood:
+            for seed in range(8):
+                await flood.picture(seed)  # it learns that one takes 0.03 s
+            before = count("overload")
+            waves: list[asyncio.Task[httpx.Response]] = []
+            for seed in range(100, 300):
+                waves.append(asyncio.create_task(flood.picture(seed)))
+                await asyncio.sleep(0.002)
+            began = time.perf_counter()
+            texts = await asyncio.gather(*(flood.text(f"star {n}") for n in range(5)))
+            took = time.perf_counter() - began
+            ready = await flood.http.get("/readyz")
+            metrics = (await flood.http.get("/metrics")).text
+            found = [await each for each in waves]
+            assert [each.status_code for each in texts] == [200] * 5
+            good = [each for each in found if each.status_code == 200]
+            refused = [each for each in found if each.status_code == 503]
+            assert len(good) + len(refused) == 200
+            assert len(good) >= 10
+            assert len(refused) >= 20
+            assert count("overload") == before + len(refused)
+            assert all(int(each.headers["retry-after"]) >= 1 for each in refused)
+            assert refused[0].json()["detail"].startswith("the service is too busy")
+            assert took < 1.0  # two batches' time, not the queue's
+            assert ready.status_code == 200
+            queued = {line.rsplit(" ", 1)[0]: float(line.rsplit(" ", 1)[1]) for line in metrics.splitlines()
+                      if line.startswith("crossmodal_queued_seconds")}  # fmt: skip
+            assert queued['crossmodal_queued_seconds{stage="image"}'] > 0
+            assert (await flood.picture(999)).status_code == 200  # and it is over
+            assert app.state.engine.queries.batcher.waiting == 0
+
+    asyncio.run(main())
+
+
+def test_deadlines(index: Path) -> None:
+    app = create_app(Settings(index=index, cache_bytes=0, queue_seconds=60, request_timeout=5))
+
+    async def main() -> None:
+        async with Flood(app, 0.2) as flood:
+            for header in ("0", "-1", "soon", "1e9", "", "nan", "0.0"):
+                answer = await flood.text("x", **{"X-Request-Timeout": header})
+                assert answer.status_code == 422, header
+                assert "X-Request-Timeout" in answer.json()["detail"]
+            assert (await flood.text("x", **{"X-Request-Timeout": "9999"})).status_code == 200
+            for seed in range(6):
+                await flood.picture(seed)
+            encoded, late = flood.encoded, count("deadline")
+            waiting = [asyncio.create_task(flood.picture(seed)) for seed in range(20, 32)]  # 0.2 s each, two at a time
+            await asyncio.sleep(0.15)
+            began = time.perf_counter()
+            hopeless = await flood.picture(50, **{"X-Request-Timeout": "0.1"})
+            assert hopeless.status_code == 503
+            assert "more time than the request has" in hopeless.json()["detail"]
+            assert time.perf_counter() - began < 0.1  # at once
+            assert [(await each).status_code for each in waiting] == [200] * 12
+            assert flood.encoded - encoded == 12
+            assert count("deadline") == late + 1
+
+    asyncio.run(main())
+
+
+def test_what_has_passed_its_deadline_is_never_encoded(index: Path) -> None:
+    app = create_app(Settings(index=index, cache_bytes=0, queue_seconds=60))
+
+    async def main() -> None:
+        async with Flood(app, 0.0) as flood:
+            await flood.picture(0)
+            flood.seconds = 0.5  # which the service does not know yet
+            busy = [asyncio.create_task(flood.picture(seed)) for seed in range(1, 3)]
+            await asyncio.sleep(0.2)
+            late = [asyncio.create_task(flood.picture(seed, **{"X-Request-Timeout": "0.2"})) for seed in range(10, 14)]
+            answers = [await each for each in late]
+            assert [each.status_code for each in answers] == [503] * 4
+            assert answers[0].headers["retry-after"]
+            await asyncio.gather(*busy)
+            await asyncio.sleep(0.1)
+            assert flood.encoded == 3
+            assert app.state.engine.queries.batcher.waiting == 0
+
+    asyncio.run(main())
+
+
+def test_one_text_does_not_wait_for_a_batch_job(index: Path) -> None:
+    app = create_app(Settings(index=index, cache_bytes=0, queue_seconds=60))
+
+    async def main() -> None:
+        async with Flood(app, 0.0) as flood:
+            encoder = app.state.engine.encoder
+            encode = encoder.encode_rows
+            encoder.encode_rows = lambda rows: (time.sleep(0.002 * sum(map(len, rows))), encode(rows))[1]
+            job = asyncio.create_task(
+                flood.http.post("/v1/embeddings", json={"input": [f"a red star number {n}" for n in range(250)]})
+            )
+            await asyncio.sleep(0.1)
+            began = time.perf_counter()
+            assert (await flood.text("a blue ring")).status_code == 200
+            alone = time.perf_counter() - began
+            assert not job.done()
+            assert (await job).status_code == 200
+            assert alone < 0.5 * (time.perf_counter() - began)
+
+    asyncio.run(main())
+
+
+def test_bodies_in_flight_are_bounded_in_bytes(index: Path) -> None:
+    app = create_app(Settings(index=index, bytes_in_flight=200_000))
+
+    async def main() -> None:
+        async with app.router.lifespan_context(app):
+            gate = asyncio.Event()
+
+            async def ask(size: int) -> int:
+                seen: list[int] = []
+                sent = False
+
+                async def receive() -> dict[str, Any]:
+                    nonlocal sent
+                    if sent:
+                        await gate.wait()
+                        return {"type": "http.request", "body": b"}", "more_body": False}
+                    sent = True
+                    return {"type": "http.request", "body": b"{" + b" " * size, "more_body": True}
+
+                async def send(message: Any) -> None:
+                    seen.append(message.get("status", 0))
+
+                scope = {"type": "http", "method": "POST", "path": "/v1/search/images", "query_string": b"", "scheme": "http",
+                         "headers": [(b"transfer-encoding", b"chunked")], "http_version": "1.1", "server": ("x", 80),
+                         "raw_path": b"", "root_path": "", "client": None}  # fmt: skip
+                await app(scope, receive, send)
+                return seen[0]
+
+            held = [asyncio.create_task(ask(90_000)) for _ in range(2)]
+            await asyncio.sleep(0.05)
+            assert await ask(90_000) == 503
+            gate.set()
+            assert [await each for each in held] == [422, 422]
+            assert await ask(150_000) == 422  # what was held has been let go
+
+    asyncio.run(main())

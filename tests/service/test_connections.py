@@ -1,0 +1,167 @@
+"""Clients that send or read slowly, or hold connections, over real sockets against a real server."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+
+def start(index: Path, port: int, **settings: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, **{f"CROSSMODAL_{name.upper()}": value for name, value in settings.items()}}
+    command = [sys.executable, "-m", "crossmodal", "serve", str(index), "--port", str(port)]
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        try:
+            if httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=5).status_code == 200:
+                return process
+        except httpx.TransportError:
+            assert process.poll() is None, process.communicate()[1]
+            time.sleep(0.05)
+    process.kill()
+    pytest.fail("not ready in 60 s")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def port(index: Path) -> Iterator[int]:
+    port = free_port()
+    process = start(index, port, body_timeout="1", max_connections="20")
+    yield port
+    process.terminate()
+    process.communicate(timeout=30)
+
+
+def connect(port: int) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", port), 10)
+
+
+def until_closed(client: socket.socket) -> tuple[bytes, float]:
+    """What still came, and after how long the server hung up."""
+    began, seen = time.monotonic(), b""
+    client.settimeout(10)
+    try:
+        while data := client.recv(65536):
+            seen += data
+    except ConnectionResetError:
+        pass
+    return seen, time.monotonic() - began
+
+
+def refusals(port: int, reason: str) -> float:
+    text = httpx.get(f"http://127.0.0.1:{port}/metrics").text
+    line = f'crossmodal_refusals_total{{reason="{reason}"}} '
+    return sum(float(each[len(line) :]) for each in text.splitlines() if each.startswith(line))
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: x\r\n"])
+def test_a_head_must_come_in_time(port: int, sent: bytes) -> None:
+    before = refusals(port, "slow_head")
+    with connect(port) as client:
+        client.sendall(sent)
+        seen, seconds = until_closed(client)
+    assert seen == b""
+    assert 0.5 < seconds < 5
+    assert refusals(port, "slow_head") == before + 1
+
+
+def test_a_head_that_trickles_is_not_enough(port: int) -> None:
+    def trickle(client: socket.socket) -> None:
+        while time.monotonic() - began < 8:
+            client.sendall(b"G")
+            time.sleep(0.1)
+
+    with connect(port) as client:
+        began = time.monotonic()
+        with pytest.raises(ConnectionError):
+            trickle(client)
+        assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("framing", ["Content-Length: 1000", "Transfer-Encoding: chunked"])
+def test_a_half_sent_body_is_answered_408_and_closed(port: int, framing: str) -> None:
+    with connect(port) as client:
+        client.sendall(f"POST /v1/search/images HTTP/1.1\r\nHost: x\r\n{framing}\r\n\r\n".encode())
+        client.sendall(b'2\r\n{"\r\n' if "chunked" in framing else b'{"')
+        seen, seconds = until_closed(client)
+    head, _, body = seen.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 408 ")
+    assert b"application/problem+json" in head
+    assert b"connection: close" in head.lower()
+    assert "the body did not come in 1 s" in json.loads(body)["detail"]
+    assert 0.5 < seconds < 5
+
+
+@pytest.mark.parametrize("sent", [b"\0" * 100, b"GET / HTTP/1.1\r\nA b: c\r\n\r\n",
+                                  b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
+                                  b"POST / HTTP/1.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n"])  # fmt: skip
+def test_what_is_not_http_is_a_problem_too(port: int, sent: bytes) -> None:
+    with connect(port) as client:
+        client.sendall(sent)
+        head, _, body = until_closed(client)[0].partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert json.loads(body)["status"] == 400
+
+
+def test_a_request_sent_in_pieces_but_in_time_is_answered(port: int) -> None:
+    body = b'{"query": {"text": "a red star"}, "k": 1}'
+    with connect(port) as client:
+        client.sendall(b"POST /v1/search/images HTTP/1.1\r\nHo")
+        time.sleep(0.2)
+        client.sendall(f"st: x\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n".encode())
+        for start in range(0, len(body), 10):
+            time.sleep(0.05)
+            client.sendall(body[start : start + 10])
+        seen, _ = until_closed(client)
+    assert seen.startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_client_that_does_not_read_is_hung_up_on(port: int) -> None:
+    before = refusals(port, "slow_reader")
+    body = json.dumps({"queries": [{"text": f"star {n}"} for n in range(64)], "k": 60, "include": ["vector"]}).encode()
+    request = b"POST /v1/search/images HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(("127.0.0.1", port))
+        client.sendall(request)
+        until = time.monotonic() + 15
+        while refusals(port, "slow_reader") == before and time.monotonic() < until:
+            time.sleep(0.1)
+    assert refusals(port, "slow_reader") == before + 1
+
+
+def test_beyond_the_most_connections_the_idle_give_way_to_the_new(port: int) -> None:
+    before = refusals(port, "connections")
+    held = [connect(port) for _ in range(30)]
+    try:
+        with connect(port) as client:
+            client.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            assert until_closed(client)[0].startswith(b"HTTP/1.1 200 ")
+        assert until_closed(held[0])[1] < 0.5  # long since
+    finally:
+        for each in held:
+            each.close()
+    assert refusals(port, "connections") >= before + 11
+
+
+def test_keep_alive_goes_on_after_answers_of_every_kind(port: int) -> None:
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=10) as client:
+        for _ in range(3):
+            assert client.get("/v1/search/images?text=a+star&k=1").status_code == 200
+            assert client.get("/nowhere").status_code == 404
+            assert client.post("/v1/search/images", content=b"{").status_code == 400
+            time.sleep(0.6)  # the head's time starts anew with every answer

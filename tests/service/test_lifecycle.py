@@ -1,0 +1,247 @@
+"""How a real server starts, is told to stop, and ends itself when it hangs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from service.lifecycle import WEDGED
+
+# The server as the command line starts it, but for an encoder that hangs at one text and is slow at another.
+_SCRIPT = """
+import sys, threading, time
+from pathlib import Path
+from service.engine import Engine
+from service.server import serve
+from service.settings import Settings
+
+opened = Engine.__init__
+def open_engine(self, *args, **options):
+    opened(self, *args, **options)
+    encode = self.encoder.encode_rows
+    hang, slow = (len(self.encoder.token_rows([text])[0]) for text in ("a " * 30, "a " * 20))
+    def encode_rows(rows):
+        if any(len(row) == hang for row in rows):
+            threading.Event().wait()
+        if any(len(row) == slow for row in rows):
+            time.sleep(1.5)
+        return encode(rows)
+    self.encoder.encode_rows = encode_rows
+Engine.__init__ = open_engine
+
+if __name__ == "__main__":
+    serve(Settings(index=Path(sys.argv[1])), "127.0.0.1", int(sys.argv[2]))
+"""
+HANG, SLOW = "a " * 30, "a " * 20
+
+
+class Server:
+    def __init__(self, folder: Path, index: Path, **settings: str) -> None:
+        script = folder / "served.py"
+        script.write_text(_SCRIPT)
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        environment = {**os.environ, **{f"CROSSMODAL_{name.upper()}": value for name, value in settings.items()}}
+        self.process = subprocess.Popen(
+            [sys.executable, str(script), str(index), str(self.port)],
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.wait_until_ready()
+
+    def get(self, path: str, timeout: float = 20) -> httpx.Response:
+        return httpx.get(f"http://127.0.0.1:{self.port}{path}", timeout=timeout)
+
+    def search(self, text: str, timeout: float = 20) -> httpx.Response:
+        body = {"query": {"text": text}, "k": 1}
+        return httpx.post(f"http://127.0.0.1:{self.port}/v1/search/images", json=body, timeout=timeout)
+
+    def status(self, path: str) -> int:
+        """0 where nobody answers."""
+        try:
+            return self.get(path, 5).status_code
+        except httpx.TransportError:
+            return 0
+
+    def wait_until_ready(self, patience: float = 60) -> None:
+        until = time.monotonic() + patience
+        while self.status("/readyz") != 200:
+            if self.process.poll() is not None or time.monotonic() > until:
+                self.process.kill()
+                pytest.fail(f"not ready: {self.process.communicate()[1]}")
+            time.sleep(0.05)
+
+    def in_background(self, text: str) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+
+        def ask() -> None:
+            try:
+                found["status"] = self.search(text).status_code
+            except httpx.TransportError as error:
+                found["error"] = repr(error)
+
+        found["thread"] = threading.Thread(target=ask)
+        found["thread"].start()
+        return found
+
+    def stop(self) -> str:
+        if self.process.poll() is None:
+            self.process.terminate()
+        try:
+            return self.process.communicate(timeout=20)[1]
+        finally:
+            self.process.kill()
+
+
+def test_told_to_stop_it_is_not_ready_serves_on_and_finishes_what_it_has(tmp_path: Path, index: Path) -> None:
+    server = Server(tmp_path, index, drain_delay="1", drain_timeout="10")
+    assert server.search("a star").status_code == 200
+    server.process.send_signal(signal.SIGTERM)
+    time.sleep(0.3)
+    refused = server.get("/readyz")
+    assert refused.status_code == 503
+    assert "told to stop" in refused.json()["detail"]
+    assert server.status("/healthz") == 200
+    answer = server.search("a blue star")  # a balancer that does not know yet
+    assert answer.status_code == 200
+    assert answer.headers["connection"] == "close"
+    late = server.in_background(SLOW)  # 1.5 s: it is being answered when the delay ends
+    time.sleep(0.9)
+    assert server.status("/healthz") == 0  # no more connections
+    late["thread"].join()
+    assert late["status"] == 200
+    assert server.process.wait(10) == -signal.SIGTERM
+    assert "Traceback" not in server.stop()
+
+
+def test_what_does_not_finish_in_time_does_not_hold_it(tmp_path: Path, index: Path) -> None:
+    server = Server(tmp_path, index, drain_timeout="1")
+    stuck = server.in_background(HANG)
+    time.sleep(0.5)
+    began = time.monotonic()
+    server.process.terminate()
+    server.process.wait(10)
+    assert 0.5 < time.monotonic() - began < 8
+    stuck["thread"].join()
+    assert stuck.get("status") != 200
+    server.stop()
+
+
+def test_a_wedged_encoder_is_not_ready_then_ends_the_process(tmp_path: Path, index: Path) -> None:
+    server = Server(tmp_path, index, stall_timeout="0.5", exit_timeout="3")
+    for _ in range(2):  # one for each stream
+        server.in_background(HANG)
+    time.sleep(1.5)
+    refused = server.get("/readyz")
+    assert refused.status_code == 503
+    assert "the encoder has not answered for" in refused.json()["detail"]
+    assert server.status("/healthz") == 200
+    assert server.process.wait(20) == WEDGED
+    said = server.stop()
+    assert re.fullmatch("error: the encoder has been at one batch for [3-9] s: this process ends itself", said.strip())
+    assert "Traceback" not in said
+
+
+def test_of_several_workers_the_wedged_one_is_replaced(tmp_path: Path, index: Path) -> None:
+    server = Server(tmp_path, index, stall_timeout="0.5", exit_timeout="2", workers="2")
+    try:
+        children = _children(server.process.pid)
+        assert len(children) == 2
+        server.in_background(HANG)
+        until = time.monotonic() + 60
+        while _children(server.process.pid) & children == children and time.monotonic() < until:
+            time.sleep(0.1)
+        while len(_children(server.process.pid)) < 2 and time.monotonic() < until:
+            time.sleep(0.1)
+        assert len(_children(server.process.pid) - children) == 1
+        statuses = [server.search(f"star {n}").status_code for n in range(6)]
+        assert statuses == [200] * 6
+    finally:
+        server.stop()
+    assert server.process.returncode in (0, -signal.SIGTERM)
+
+
+def _children(pid: int) -> set[int]:
+    """The workers: not multiprocessing's own helper."""
+    import psutil
+
+    found = set()
+    for child in psutil.Process(pid).children():
+        with contextlib.suppress(psutil.Error):  # it is ending
+            if "spawn_main" in " ".join(child.cmdline()):
+                found.add(child.pid)
+    return found
+
+
+def run(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "crossmodal", "serve", *map(str, words)], capture_output=True, text=True
+    )
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_bad_start_says_so_in_one_line(tmp_path: Path, index: Path, workers: str) -> None:
+    import shutil
+
+    damaged, empty = tmp_path / "damaged", tmp_path / "empty"
+    shutil.copytree(index, damaged)
+    empty.mkdir()
+    for file in damaged.glob("snapshots/*/images.faiss"):
+        file.write_bytes(file.read_bytes()[:100])
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        cases = [
+            ([tmp_path / "none"], "none"),
+            ([empty], "there is no index"),
+            ([damaged], "images.faiss"),
+            ([index, "--model", tmp_path / "nothing"], "nothing"),
+            ([index, "--port", port], f"cannot listen on 127.0.0.1, port {port}: Address already in use"),
+        ]
+        if workers == "2":
+            cases = cases[1:2]
+        for words, said in cases:
+            extra = [] if "--port" in words else ["--port", str(_free())]
+            found = run(*words, *extra, "--workers", workers)
+            lines = [line for line in found.stderr.splitlines() if not line.startswith("serving ")]
+            assert found.returncode == 1, found.stderr
+            assert len(lines) == 1, found.stderr
+            assert lines[0].startswith("error: ")
+            assert said in lines[0]
+
+
+def test_a_snapshot_of_another_model_is_refused_in_one_line(tmp_path: Path, index: Path) -> None:
+    import json
+    import shutil
+
+    other = tmp_path / "other"
+    shutil.copytree(index, other)
+    manifest = next(other.glob("snapshots/*/manifest.json"))
+    text = json.loads(manifest.read_text())
+    text["model"]["fingerprint"] = "0" * 64
+    manifest.write_text(json.dumps(text))
+    found = run(other, "--port", str(_free()))
+    assert found.returncode == 1
+    assert found.stderr.count("\n") == 2
+    assert "was built with model" in found.stderr
+
+
+def _free() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -57,6 +57,8 @@ class RequestGuard:
         async def counted() -> Message:
             nonlocal received, arriving
             message = await receive()
+            if arriving and message["type"] == "http.disconnect":
+                raise ClientGone  # in the middle of its body: no fault of ours, and nobody to answer
             size = len(message.get("body", b""))
             received += size
             self.held += size

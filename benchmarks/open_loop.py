@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -189,8 +188,3 @@ def mix(*weighted: tuple[float, Sequence[bytes]]) -> Pick:
     """Requests at random, each list as often as its weight says."""
     lists, weights = [each for _, each in weighted], [weight for weight, _ in weighted]
     return lambda chance: chance.choice(chance.choices(lists, weights)[0])
-
-
-def total(outcomes: Sequence[Outcome]) -> Counter[str]:
-    """How many had which status."""
-    return sum((Counter(outcome.statuses) for outcome in outcomes), Counter())

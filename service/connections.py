@@ -26,7 +26,8 @@ class TimedProtocol(HttpToolsProtocol):
 
     seconds: ClassVar[float] = 10.0
     most: ClassVar[int] = 4096
-    _idle: ClassVar[dict[TimedProtocol, None]] = {}  # those without a request, the oldest first
+    _idle: ClassVar[dict[TimedProtocol, float]] = {}  # those without a request, since when, the oldest first
+    _sweep: ClassVar[asyncio.TimerHandle | None] = None
 
     @classmethod
     def limit(cls, settings: Settings) -> None:
@@ -39,7 +40,6 @@ class TimedProtocol(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._head: asyncio.TimerHandle | None = None
         self._stuck: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -50,13 +50,13 @@ class TimedProtocol(HttpToolsProtocol):
             next(iter(self._idle)).transport.abort()  # this one itself, if all others are being answered
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._busy()
+        self._idle.pop(self, None)
         if self._stuck:
             self._stuck.cancel()
         super().connection_lost(exc)
 
     def on_headers_complete(self) -> None:
-        self._busy()
+        self._idle.pop(self, None)
         super().on_headers_complete()
 
     def on_response_complete(self) -> None:
@@ -82,16 +82,23 @@ class TimedProtocol(HttpToolsProtocol):
             self._stuck.cancel()
 
     def _wait_for_head(self) -> None:
-        self._busy()
-        self._idle[self] = None
-        self._head = self.loop.call_later(self.seconds, self._give_up, "slow_head")
-
-    def _busy(self) -> None:
         self._idle.pop(self, None)
-        if self._head:
-            self._head.cancel()
-            self._head = None
+        self._idle[self] = self.loop.time()
+        if TimedProtocol._sweep is None:
+            TimedProtocol._sweep = self.loop.call_later(self.seconds, _close_the_slow, self.loop)
 
     def _give_up(self, reason: str) -> None:
         REFUSALS.labels(reason).inc()
+        self._idle.pop(self, None)
         self.transport.abort()
+
+
+def _close_the_slow(loop: asyncio.AbstractEventLoop) -> None:
+    """One timer for all connections: a timer for each costs more than it saves where nearly none is slow."""
+    while TimedProtocol._idle:
+        oldest, since = next(iter(TimedProtocol._idle.items()))
+        if (left := since + oldest.seconds - loop.time()) > 0:
+            TimedProtocol._sweep = loop.call_later(left, _close_the_slow, loop)
+            return
+        oldest._give_up("slow_head")
+    TimedProtocol._sweep = None

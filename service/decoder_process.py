@@ -25,7 +25,8 @@ _A_PIXEL = 16  # RGBA, over white, and the sum of the two, as RGB
 
 
 def main() -> None:
-    """The file lies in the memory, its length comes over the socket; back come the pixels there, and an empty reason.
+    """First it says that it is ready. Then a file lies in the memory and its length comes over the socket; back come
+    the pixels, in the memory, or the reason why there are none.
 
     It ends when the socket is closed, and with the thread that started it.
     """
@@ -37,6 +38,7 @@ def main() -> None:
     preprocess = Preprocess.from_config(options["preprocess"])
     Image.init()  # every format now, not at the first file that is none of the common ones
     _confine(options["max_pixels"])
+    channel.send(b"\0")  # ready
     while message := channel.recv(8):
         try:
             data = memory[: struct.unpack("Q", message)[0]]

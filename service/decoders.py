@@ -29,6 +29,8 @@ from dual_encoder.preprocess import Preprocess
 from service.admission import refused
 from service.refusals import REFUSALS
 
+_START = 30.0  # seconds that a process may take to start
+
 Pixels = NDArray[np.float32]
 
 RESTARTS = Counter("crossmodal_decoder_restarts_total", "Decoder processes that were replaced", ["why"])
@@ -53,7 +55,7 @@ class DecoderProcess:
 
     def _start(self) -> None:
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._channel.settimeout(self._timeout)
+        self._channel.settimeout(_START)
         options = {
             "socket": theirs.fileno(),
             "memory": self._file,
@@ -70,6 +72,11 @@ class DecoderProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
             )
+
+        # Waited for here, so that it is not taken for the time that a picture needs.
+        with contextlib.suppress(OSError):
+            self._channel.recv(1)
+        self._channel.settimeout(self._timeout)
 
     @property
     def pid(self) -> int:

@@ -57,6 +57,8 @@ class RequestGuard:
         async def counted() -> Message:
             nonlocal received, arriving
             message = await receive()
+            if arriving and message["type"] == "http.disconnect":
+                raise ClientGone  # in the middle of its body: no fault of ours, and nobody to answer
             size = len(message.get("body", b""))
             received += size
             self.held += size
@@ -66,21 +68,32 @@ class RequestGuard:
                 raise _Refused(503, "memory", "the service holds too many large requests: try again later")
             if arriving and not message.get("more_body"):
                 arriving = False
-                limit.reschedule(deadline)
             return message
 
         async def watched(message: MutableMapping[str, Any]) -> None:
             nonlocal status, answered
             if message["type"] == "http.response.start":
                 status, answered = message["status"], True
-                if inside:
-                    limit.reschedule(None)  # how fast it is taken is the connection's to watch
+                if timer:
+                    timer.cancel()  # how fast it is taken is the connection's to watch
                 message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
                 if scope["app"].state.draining:
                     message["headers"].append((b"connection", b"close"))
             await send(message)
 
-        limit, deadline, inside = asyncio.timeout(None), None, False
+        # One timer for both bounds, most often cancelled unused: `limit` is set to now once either has passed.
+        limit, loop = asyncio.timeout(None), asyncio.get_running_loop()
+        timer: asyncio.TimerHandle | None = None
+        deadline = body_by = math.inf
+
+        def look() -> None:
+            nonlocal timer
+            now, due = loop.time(), body_by if arriving else deadline
+            if now >= due:
+                limit.reschedule(now)
+            elif due < math.inf:
+                timer = loop.call_at(due, look)
+
         refusal: _Refused | None = None
         counts = scope["path"].startswith("/v1/")
         self.load.requests += counts
@@ -92,10 +105,10 @@ class RequestGuard:
             if scope["path"] == _UNTIMED:
                 seconds = math.inf
             ALLOWANCE.set(Allowance(began + seconds))
-            deadline = None if math.isinf(seconds) else asyncio.get_running_loop().time() + seconds
-            limit = asyncio.timeout_at(self._body_by(deadline) if arriving else deadline)
+            deadline = loop.time() + seconds
+            body_by = min(deadline, loop.time() + self.settings.body_timeout)
             async with limit:
-                inside = True
+                look()
                 if arriving:
                     declared = headers.get(b"content-length", b"0")
                     if declared.isdigit() and int(declared) > self.most:
@@ -106,14 +119,15 @@ class RequestGuard:
         except TimeoutError:
             if not limit.expired():
                 raise
-            if arriving and limit.when() != deadline:
+            if arriving and body_by < deadline:
                 refusal = _Refused(408, "slow_body", f"the body did not come in {self.settings.body_timeout:g} s")
             else:
                 refusal = _Refused(503, "deadline", f"no answer within {seconds:g} s: try again later")
         except ClientGone:
             status = 499  # as nginx has it
         finally:
-            inside = False
+            if timer:
+                timer.cancel()
             self.held -= received
             self.load.requests -= counts
             if refusal is not None:
@@ -135,10 +149,6 @@ class RequestGuard:
         if not _SECONDS.fullmatch(given) or not float(given):
             raise _Refused(422, "invalid", "X-Request-Timeout must be a number of seconds, more than 0")
         return min(most, float(given))
-
-    def _body_by(self, deadline: float | None) -> float:
-        last = asyncio.get_running_loop().time() + self.settings.body_timeout
-        return last if deadline is None else min(last, deadline)
 
 
 class _Refused(Exception):

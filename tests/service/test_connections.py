@@ -158,6 +158,20 @@ def test_beyond_the_most_connections_the_idle_give_way_to_the_new(port: int) -> 
     assert refusals(port, "connections") >= before + 11
 
 
+def test_a_client_that_leaves_in_the_middle_of_its_body_is_no_error(port: int) -> None:
+    def counted(status: int) -> bool:
+        return f'status="{status}"' in httpx.get(f"http://127.0.0.1:{port}/metrics").text
+
+    for kind in ("application/json", "multipart/form-data; boundary=x"):
+        with connect(port) as client:
+            head = f"POST /v1/search/images HTTP/1.1\r\nHost: x\r\nContent-Type: {kind}\r\nContent-Length: 1000\r\n\r\n"
+            client.sendall(head.encode() + b"--x\r\n")
+            time.sleep(0.2)
+    time.sleep(0.3)
+    assert counted(499)
+    assert not counted(500)
+
+
 def test_keep_alive_goes_on_after_answers_of_every_kind(port: int) -> None:
     with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=10) as client:
         for _ in range(3):

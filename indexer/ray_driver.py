@@ -53,6 +53,22 @@ class _Member:
     parts: set[int] = field(default_factory=set)
 
 
+def sizes(nodes: list[dict[str, float]], device: str, workers: int | None) -> tuple[int, dict[str, int]]:
+    """How many workers, and what Ray is asked for each: a GPU and its share of the cores, or some cores.
+
+    `nodes` are the resources of each; where there are none yet, the cluster may grow when it is asked.
+    """
+    gpus = [node for node in nodes if node.get("GPU", 0) >= 1]
+    if device.startswith("cuda") or (device == "auto" and gpus):
+        share = min((int(node.get("CPU", 1) // node["GPU"]) for node in gpus), default=1)
+        count = sum(int(node["GPU"]) for node in gpus)
+        return workers or max(1, count), {"num_cpus": max(1, share), "num_gpus": 1}
+    cores = [int(node["CPU"]) for node in nodes if node.get("CPU", 0) >= 1]
+    cpus = min([_CPUS, *cores])
+    count = sum(core // cpus for core in cores)
+    return workers or max(1, count), {"num_cpus": cpus, "num_gpus": 0}
+
+
 class _Crew:
     """The workers. A part that fails with one goes to another at once; Ray restarts the one that failed."""
 
@@ -65,25 +81,14 @@ class _Crew:
         self._unfinished: set[int] = set()
         self._model: tuple[str, int] | None = None
         self._seen = time.monotonic()  # when a worker was there
-        count, resources = self._sizes([node["Resources"] for node in ray.nodes() if node["Alive"]])
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        count, resources = sizes(nodes, options.device, options.workers)
         kind = ray.remote(
             max_restarts=-1, max_task_retries=0, max_concurrency=_PARTS + 2, scheduling_strategy="SPREAD", **resources
         )(Worker)
         device = "cpu" if not resources["num_gpus"] else options.device if options.device != "auto" else "cuda"
         told = (options.model, device, options.runtime, options.precision, resources["num_cpus"])
         self._members = [_Member(kind.remote(*told)) for _ in range(count)]
-
-    def _sizes(self, nodes: list[dict[str, float]]) -> tuple[int, dict[str, int]]:
-        """How many workers, and what each takes: a GPU and its share of the cores, or some cores."""
-        gpus = [node for node in nodes if node.get("GPU", 0) >= 1]
-        if self._options.device.startswith("cuda") or (self._options.device == "auto" and gpus):
-            share = min((int(node.get("CPU", 1) // node["GPU"]) for node in gpus), default=1)
-            count, cpus = sum(int(node["GPU"]) for node in gpus), max(1, share)
-            return self._options.workers or max(1, count), {"num_cpus": cpus, "num_gpus": 1}
-        cores = [int(node.get("CPU", 0)) for node in nodes if node.get("CPU", 0) >= 1]
-        cpus = min([_CPUS, *cores])
-        count = sum(core // cpus for core in cores)
-        return self._options.workers or max(1, count), {"num_cpus": cpus, "num_gpus": 0}
 
     async def work(self, inbox: asyncio.Queue[Any]) -> None:
         """Until the other end closes the pipe. Raises Lost."""

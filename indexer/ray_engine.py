@@ -27,7 +27,6 @@ from indexer.rows import UNREADABLE, Choice, Row, add_texts, new_texts, pack
 
 _IMPORT = 120.0  # seconds, for Ray's import on a busy machine
 _PROBE = 5.0
-_CONNECT = 20.0
 _SILENCE = 120.0
 _ASKED = 16  # unreadable pictures a part that are tried here
 
@@ -65,8 +64,9 @@ class RayEngine(Engine):
     The result is the local engine's: the same pictures are encoded in the same batches. Parts that a worker or a
     machine takes down with it are done again by others. At most two parts a worker, and two more, are on their way.
 
-    `address` is auto (the cluster this machine belongs to, or $RAY_ADDRESS) or HOST:PORT; `patience` is how long, in
-    seconds, there may be no worker at all, at first and later. Use as a context manager.
+    `address` is auto (the cluster this machine belongs to, or $RAY_ADDRESS) or HOST:PORT. In seconds: `patience` is how
+    long there may be no worker at all, at first and later; `call_timeout` how long a worker may take to read or encode
+    a part. Use as a context manager.
     Raises EngineError, ModelError.
     """
 
@@ -81,6 +81,7 @@ class RayEngine(Engine):
         workers: int | None = None,
         patience: float = 300.0,
         call_timeout: float = 1800.0,
+        connect_timeout: float = 20.0,
     ) -> None:
         if importlib.util.find_spec("ray") is None:
             raise EngineError("the engine ray needs Ray: pip install 'crossmodal[ray]'")
@@ -101,9 +102,10 @@ class RayEngine(Engine):
         try:
             self._pipe.send(Options(address, model, device, runtime, precision, workers, patience, call_timeout))
             self._expect("imported", _IMPORT, "Ray cannot be imported")
-            self._expect("connected", _CONNECT, f"no Ray cluster answers at {address}")
+            self._expect("connected", connect_timeout, f"no Ray cluster answers at {address}")
             self.fingerprint, self.dim, self.workers = self._expect("ready", patience + 60, "no worker of Ray's starts")
         except BaseException:
+            self._driver.kill()
             self.close()
             raise
 

@@ -123,7 +123,9 @@ class _Crew:
     async def _call(self, member: _Member | None, number: int, method: str, *told: Any) -> tuple[_Member, Any]:
         """Ask `member`, or whoever has room, and another one if that fails."""
         for _ in range(_ATTEMPTS):
-            if member is None or not member.up:
+            if member and not member.up:
+                member.parts.discard(number)
+            if not (member and member.up):
                 member = await self._free(number)
             try:
                 answer = getattr(member.actor, method).remote(number, *told).future()
@@ -143,6 +145,7 @@ class _Crew:
             if member.up:
                 member.up = False
                 self._tasks.create_task(self._join(member))
+            member = None
         raise Lost(f"part {number} was lost by {_ATTEMPTS} workers one after the other; the last: {why}")
 
     async def _free(self, number: int) -> _Member:

@@ -66,7 +66,7 @@ class RayEngine(Engine):
 
     `address` is auto (the cluster this machine belongs to, or $RAY_ADDRESS) or HOST:PORT. In seconds: `patience` is how
     long there may be no worker at all, at first and later; `call_timeout` how long a worker may take to read or encode
-    a part. Use as a context manager.
+    a part. It serves one build; use it as a context manager.
     Raises EngineError, ModelError.
     """
 
@@ -135,6 +135,7 @@ class RayEngine(Engine):
             flight = flying.popleft()
             self._send_more(flying, flight.number + 1 + len(flying), records, job)
             yield flight.rows
+        self.close()  # the cluster is not kept while the index is built
 
     def _send_more(self, flying: deque[_Flight], number: int, records: Iterator[Record], job: Job) -> None:
         while len(flying) < 2 * self.workers + 2 and (some := list(islice(records, job.part_size))):

@@ -9,9 +9,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -118,9 +119,13 @@ def cluster() -> Iterator[Cluster]:
 
 
 def build(
-    table: Path | str, out: Path, cluster: Cluster, then: Callable[[Progress], None] | None = None
+    table: Path | str,
+    out: Path,
+    cluster: Cluster,
+    then: Callable[[Progress], None] | None = None,
+    call_timeout: float = 60,
 ) -> BuildReport:
-    with RayEngine("tiny", address=cluster.address, patience=60) as engine:
+    with RayEngine("tiny", address=cluster.address, patience=60, call_timeout=call_timeout) as engine:
         assert engine.workers == 2
         return build_index(table, out, engine, part_size=PART, progress=then)
 
@@ -153,6 +158,22 @@ def test_a_killed_worker(tmp_path: Path, table: Path, expected: Files, cluster: 
     assert Files.of(tmp_path) == expected
 
 
+def test_a_worker_that_hangs(tmp_path: Path, table: Path, expected: Files, cluster: Cluster) -> None:
+    stopped: list[psutil.Process] = []
+
+    def stop() -> None:
+        stopped.append(cluster.workers()[0])
+        stopped[0].suspend()
+
+    try:
+        build(table, tmp_path, cluster, Once(stop), call_timeout=4)
+    finally:
+        for process in stopped:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+    assert Files.of(tmp_path) == expected
+
+
 def test_a_picture_that_kills_its_workers(tmp_path: Path, cluster: Cluster) -> None:
     records = [Record("good.jpg", partial(bytes, 1)), Record("poison.jpg", partial(os._exit, 1))]
     with (
@@ -161,6 +182,24 @@ def test_a_picture_that_kills_its_workers(tmp_path: Path, cluster: Cluster) -> N
         pytest.raises(EngineError, match="part 0 was lost by 4 workers"),
     ):
         list(engine.parts(iter(records), ledger, Job(16, 8, True), lambda _: None))
+
+
+def test_a_lost_part_goes_before_those_that_wait_for_it(tmp_path: Path, cluster: Cluster) -> None:
+    """The one worker dies once, with the first part; when it is back, the next two are first in the queue for it."""
+    kill_once = (
+        f"import os, pathlib; p = pathlib.Path({str(tmp_path / 'died')!r}); p.exists() or p.touch() or os._exit(1)"
+    )
+    records = [Record("0", partial(exec, kill_once)), *(Record(str(n), partial(bytes, 1)) for n in range(1, 7))]
+    with (
+        RayEngine("tiny", address=cluster.address, workers=1, patience=60) as engine,
+        closing(Ledger(tmp_path)) as ledger,
+    ):
+        for_ever = threading.Timer(40, engine._driver.kill)
+        for_ever.start()
+        parts = list(engine.parts(iter(records), ledger, Job(1, 8, True), lambda _: None))
+        for_ever.cancel()
+    assert (tmp_path / "died").exists()
+    assert [[row["uri"] for row in rows] for rows in parts] == [[str(n)] for n in range(7)]
 
 
 def test_a_corpus_that_only_this_machine_sees(tmp_path: Path, cluster: Cluster) -> None:

@@ -166,7 +166,7 @@ def test_a_worker_that_hangs(tmp_path: Path, table: Path, expected: Files, clust
         stopped[0].suspend()
 
     try:
-        build(table, tmp_path, cluster, Once(stop), call_timeout=4)
+        build(table, tmp_path, cluster, Once(stop), call_timeout=8)
     finally:
         for process in stopped:
             with suppress(psutil.NoSuchProcess):
@@ -194,7 +194,7 @@ def test_a_lost_part_goes_before_those_that_wait_for_it(tmp_path: Path, cluster:
         RayEngine("tiny", address=cluster.address, workers=1, patience=60) as engine,
         closing(Ledger(tmp_path)) as ledger,
     ):
-        for_ever = threading.Timer(40, engine._driver.kill)
+        for_ever = threading.Timer(100, engine._driver.kill)
         for_ever.start()
         parts = list(engine.parts(iter(records), ledger, Job(1, 8, True), lambda _: None))
         for_ever.cancel()
@@ -216,7 +216,7 @@ def test_a_killed_node(tmp_path: Path, table: Path, expected: Files, cluster: Cl
     kill = Once(lambda: raylet(cluster.second).send_signal(signal.SIGKILL))
     began = time.monotonic()
     build(table, tmp_path, cluster, kill)
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - began < 150
     assert 0 < kill.at < PARTS * PART / 2
     assert Files.of(tmp_path) == expected
 

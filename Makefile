@@ -41,7 +41,7 @@ clean:
 	touch $@
 
 .venv/dev: .venv/bin/python pyproject.toml
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[cpu,train,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[cpu,ray,train,dev]'
 	touch $@ .venv/cpu
 
 .venv/deploy: .venv/bin/python pyproject.toml

@@ -18,12 +18,14 @@ from numpy.typing import NDArray
 
 from corpus import Record, Source, open_source, place_of
 from corpus.remote import is_remote
-from indexer.build import MAX_CAPTION, Encoder, Progress, Work, finished, good_pictures, image_batch, rejects
+from indexer.build import Progress, Work, finished, good_pictures, image_batch, rejects
 from indexer.captions import CaptionChanges
+from indexer.engine import Encoder, Job, LocalEngine
 from indexer.known import Known
 from indexer.ledger import Ledger
 from indexer.metadata import OWN, MetadataSchema, column_name, converted
 from indexer.parts import Workbench, unpack
+from indexer.rows import MAX_CAPTION
 from vector_index import IndexDirectory, Snapshot, SnapshotWriter, UnknownId
 
 _AHEAD = 64  # records read ahead
@@ -80,7 +82,8 @@ def add_to_index(
         }  # fmt: skip
         bench = Workbench(directory.path / ".build", plan, resume)
         with closing(Ledger(bench.folder)) as ledger:
-            work = Work(encoder, bench, ledger, thumbnails, batch_size, captions=False)
+            work = Work(bench, ledger)
+            job = Job(part_size, batch_size, thumbnails, captions=False)
             foreign = source.root if source.root not in (base.manifest.source, "") else None
             fresh = Source(source.root, lambda: change.fresh(_placed(source, foreign)), source.count)
 
@@ -88,7 +91,7 @@ def add_to_index(
                 if progress:
                     progress(Progress(p.done + change.known_records, p.total))
 
-            parts = work.run(fresh, part_size, report)
+            parts = work.run(fresh, LocalEngine(encoder), job, report)
             with _writer(directory, base, foreign) as writer:
                 change.take_in(bench, parts, work)
                 if prune:

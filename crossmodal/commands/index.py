@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from indexer.engine import Encoder, Engine
 
 app = typer.Typer(help="Build and look after index directories.", no_args_is_help=True)
 _Index = Annotated[Path, typer.Argument(help="The index directory.")]
@@ -29,6 +33,9 @@ def build(
     precision: Annotated[str, typer.Option(help="auto, bf16, fp32, int8")] = "auto",
     resume: Annotated[bool, typer.Option("--resume/--fresh", help="Go on with an interrupted build.")] = True,
     thumbnails: Annotated[bool, typer.Option(help="Keep small pictures for the page.")] = True,
+    engine: Annotated[str, typer.Option(help="local, or ray: on the machines of a Ray cluster.")] = "local",
+    ray_address: Annotated[str, typer.Option(help="auto: this machine's cluster; or HOST:PORT.")] = "auto",
+    ray_workers: Annotated[int | None, typer.Option(help="By default one a GPU, or one a few cores.", min=1)] = None,
     json: _Json = False,
 ) -> None:
     """Encode a corpus and publish it as the live snapshot."""
@@ -37,8 +44,18 @@ def build(
     from dual_encoder import load_encoder
     from indexer import build_index
 
-    encoder = load_encoder(model, device=device, runtime=runtime, precision=precision)
-    with progress("indexing") as report:
+    if engine not in ("local", "ray"):
+        raise typer.BadParameter(f"{engine!r} is neither local nor ray", param_hint="--engine")
+    options: dict[str, Any] = {"device": device, "runtime": runtime, "precision": precision}
+    with ExitStack() as stack:
+        encoder: Encoder | Engine
+        if engine == "ray":
+            from indexer.ray_engine import RayEngine
+
+            encoder = stack.enter_context(RayEngine(model, address=ray_address, workers=ray_workers, **options))
+        else:
+            encoder = load_encoder(model, **options)
+        report = stack.enter_context(progress("indexing"))
         result = build_index(
             source, out, encoder, captions=captions, index_type=index_type, target_recall=target_recall,
             resume=resume, thumbnails=thumbnails, progress=lambda p: report(p.done, p.total),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -24,6 +25,7 @@ VALUES: dict[str, list[str]] = {
     "defaults": [],
     "everything": ["--values", str(HERE / "values/everything.yaml")],
     "fetched": ["--values", str(HERE / "values/fetched.yaml")],
+    "ray": ["--values", str(HERE / "values/ray.yaml")],
 }
 
 
@@ -244,6 +246,29 @@ def test_job_without_a_shared_volume_is_refused(helm: str) -> None:
     bad(
         "job.enabled needs index.from=claim", helm, "template", "x", CHART, "--set", "index.from=fetch,job.enabled=true"
     )
+
+
+def test_ray_job(helm: str, tmp_path: Path) -> None:
+    """Kubernetes knows no RayJob, but it knows the pods in it; and the line that KubeRay runs is the command meant."""
+    text = good(helm, "template", "crossmodal", CHART, "--namespace", "search", *VALUES["ray"])
+    parts = [part for part in yaml.safe_load_all(text) if part]
+    [job] = [part for part in parts if part["kind"] == "RayJob"]
+    assert not any(part["kind"] == "Job" for part in parts)
+    command = "index build|/corpus/it's a table.jsonl|--out /index --model|tiny|--engine ray|--index-type|HNSW32,SQfp16"
+    words = [word for some in command.split("|") for word in ([some] if "'" in some else some.split())]
+    assert shlex.split(job["spec"]["entrypoint"]) == ["crossmodal", *words]
+    cluster = job["spec"]["rayClusterSpec"]
+    [workers] = cluster["workerGroupSpecs"]
+    assert workers["replicas"] == 3
+    [policy] = [p for p in parts if p["kind"] == "NetworkPolicy" and p["metadata"]["name"].endswith("-index")]
+    file = tmp_path / "pods.yaml"
+    pods = []
+    for name, group in (("head", cluster["headGroupSpec"]), ("worker", workers)):
+        template = group["template"]
+        assert policy["spec"]["podSelector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
+        pods.append({"apiVersion": "v1", "kind": "Pod", **template, "metadata": {"name": name, **template["metadata"]}})
+    file.write_text(yaml.safe_dump_all(pods))
+    good(BIN / "kubernetes-validate", "--strict", "--kubernetes-version", "1.34.0", file)
 
 
 @pytest.fixture(scope="session")

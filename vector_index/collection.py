@@ -4,6 +4,7 @@ import threading
 from bisect import bisect_left
 from collections import OrderedDict
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,13 +12,15 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from vector_index import kinds, tables
+from vector_index import kinds, parameters, tables
 from vector_index.errors import DimensionMismatch, SnapshotCorrupt, UnknownId
 from vector_index.filters import Filter
 from vector_index.manifest import CollectionStamp
 
 # A graph's step costs as much as comparing with this many vectors (3 µs and 0.04 to 0.1 µs).
 GRAPH_STEP: Final = 50
+# Comparing with a vector that a filter keeps costs as much as passing over this many codes in inverted lists.
+CODES_A_VECTOR: Final = 12
 _REMEMBERED: Final = 16  # selections, each a bit a row
 
 
@@ -27,6 +30,11 @@ class Selection:
 
     count: int
     bits: npt.NDArray[np.uint8]
+
+    @cached_property
+    def rows(self) -> npt.NDArray[np.int64]:
+        """Their numbers, rising, int64 (count,)."""
+        return np.flatnonzero(np.unpackbits(self.bits, bitorder="little"))
 
 
 class Collection:
@@ -45,12 +53,13 @@ class Collection:
         self.table: tables.MappedTable = open_part(snapshot / f"{name}.arrow", tables.MappedTable)
         self.order: npt.NDArray[np.int64] = open_part(snapshot / f"{name}.order.npy", _map_order)
         self.index = open_part(snapshot / f"{name}.faiss", kinds.read_index)
-        self._storage = kinds.exact_storage(self.index)
-        self._ef_search = stamp.index.parameters.get("efSearch", 0)
+        self._storage = kinds.storage_of(self.index)
+        core = kinds.core_of(self.index)
+        self._nlist: int = core.nlist if kinds.is_ivf(core) else 0
+        self._limits = parameters.allowed(self.index)
+        self._stamp = stamp.index
         self._selections: OrderedDict[bytes, Selection] = OrderedDict()
         self._lock = threading.Lock()
-        if kinds.is_hnsw(self.index):
-            self.index.hnsw.efSearch = self._ef_search
 
         counts = {"arrow": len(self.table), "order.npy": len(self.order), "faiss": self.index.ntotal}
         for suffix, rows in counts.items():
@@ -67,8 +76,23 @@ class Collection:
         """The schema of the table: what `take` can return."""
         return self.table.schema
 
+    def check_parameters(self, asked: parameters.Parameters) -> None:
+        """Check parameters for `search`.
+
+        Raises:
+            BadParameter: one that this index does not have, or out of its bounds; the message lists what is allowed.
+        """
+        parameters.check(asked, self.index)
+
     def search(
-        self, vectors: npt.NDArray[Any], k: int, *, exact: bool = False, where: Filter | None = None
+        self,
+        vectors: npt.NDArray[Any],
+        k: int,
+        *,
+        exact: bool = False,
+        where: Filter | None = None,
+        params: parameters.Parameters | None = None,
+        modality: str | None = None,
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
         """Find the nearest rows to each query.
 
@@ -77,6 +101,9 @@ class Collection:
             k: how many rows, at least 1.
             exact: compare with every vector as stored (SQ kinds store them rounded) instead of walking the graph.
             where: a filter made for this collection's schema, which every row found satisfies.
+            params: efSearch, nprobe or k_factor, instead of what was chosen for the target recall.
+            modality: of the queries, "images" or "texts": the operating point that was chosen for them is taken; without
+                it, one that serves both.
 
         Returns:
             Inner products, float32, descending, and rows, int64, both (q, min(k, rows to be searched)). Where a graph
@@ -85,7 +112,10 @@ class Collection:
         Raises:
             DimensionMismatch: vectors of another shape.
             ValueError: NaN or infinity in vectors, or k below 1.
+            BadParameter: as `check_parameters` says.
         """
+        asked = params or {}
+        self.check_parameters(asked)
         queries = check_vectors(vectors, self.dim)
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}")
@@ -93,10 +123,20 @@ class Collection:
         k = min(k, len(self) if selection is None else selection.count)
         if k == 0 or len(queries) == 0:
             return np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
-        ef = max(self._ef_search, k)
+        if not self._limits:
+            exact = True
+        wanted = self._parameters(k, asked, modality)
         if selection is None or selection.count == len(self):
-            return kinds.search(self._storage if exact else self.index, queries, k, ef)
-        return self._search_some(queries, k, ef, selection, exact)
+            if exact:
+                return kinds.search_all(self._storage, queries, k)
+            return kinds.search(self.index, queries, k, parameters.to_faiss(self.index, wanted))
+        return self._search_some(queries, k, wanted, selection, exact)
+
+    def _parameters(self, k: int, asked: parameters.Parameters, modality: str | None) -> dict[str, int]:
+        chosen = self._stamp.queries.get(modality or "")
+        defaults = self._stamp.parameters if chosen is None else chosen.parameters
+        known = {name: min(defaults.get(name, most), most) for name, most in self._limits.items()}
+        return parameters.at_depth(known, asked, k, len(self), self._nlist)
 
     def select(self, where: Filter) -> Selection:
         """Which rows a filter keeps; remembered for the filters asked for last."""
@@ -113,22 +153,43 @@ class Collection:
         return found
 
     def _search_some(
-        self, queries: npt.NDArray[np.float32], k: int, ef: int, selection: Selection, exact: bool
+        self, queries: npt.NDArray[np.float32], k: int, wanted: dict[str, int], selection: Selection, exact: bool
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-        """Walk the graph past rows that are not selected, the farther the fewer are; or compare with all that are.
+        """Search past rows that are not selected, the farther the fewer are; or compare with all that are.
 
-        Few rows are compared sooner than a long walk is made. A walk that ends with too few rows went astray among the
-        others: such queries are compared with all too.
+        Few rows are compared sooner than a long search is made. A search that ends with too few rows went astray among
+        the others: such queries are compared with all too.
         """
+        if exact or self._sooner_compared(wanted, selection):
+            return self._compare(queries, k, selection)
+        farther = {**wanted}
+        if "efSearch" in farther:
+            farther["efSearch"] = farther["efSearch"] * len(self) // selection.count
+        if "nprobe" in farther:
+            farther["nprobe"] = min(self._nlist, -(-farther["nprobe"] * len(self) // selection.count))
         selector = kinds.load_faiss().IDSelectorBitmap(selection.bits)
-        farther = ef * len(self) // selection.count
-        if exact or not kinds.is_hnsw(self.index) or farther * GRAPH_STEP >= selection.count:
-            return kinds.search(self._storage, queries, k, 0, selector)
-        scores, rows = kinds.search(self.index, queries, k, farther, selector)
+        scores, rows = kinds.search(self.index, queries, k, parameters.to_faiss(self.index, farther, selector))
         astray = np.flatnonzero(rows[:, -1] < 0)
         if len(astray):
-            scores[astray], rows[astray] = kinds.search(self._storage, queries[astray], k, 0, selector)
+            scores[astray], rows[astray] = self._compare(queries[astray], k, selection)
         return scores, rows
+
+    def _sooner_compared(self, wanted: dict[str, int], selection: Selection) -> bool:
+        if "efSearch" in wanted:
+            return wanted["efSearch"] * len(self) // selection.count * GRAPH_STEP >= selection.count
+        if "nprobe" in wanted:
+            lists = min(self._nlist, wanted["nprobe"] * len(self) // selection.count)
+            return selection.count * CODES_A_VECTOR <= len(self) * lists // self._nlist
+        return True
+
+    def _compare(
+        self, queries: npt.NDArray[np.float32], k: int, selection: Selection
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        """Compare every row selected; few are gathered, many found by passing over the others."""
+        if selection.count * 16 <= len(self):
+            return kinds.search_rows(self._storage, queries, k, selection.rows)
+        selector = kinds.load_faiss().IDSelectorBitmap(selection.bits)
+        return kinds.search_all(self._storage, queries, k, selector)
 
     def take(self, rows: tables.Rows, columns: list[str] | None = None) -> pa.Table:
         """Return the given rows in the order given, duplicates allowed, of all columns or those named.

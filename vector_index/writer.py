@@ -21,6 +21,7 @@ from vector_index.errors import SnapshotCorrupt
 from vector_index.files import fsync, sha256
 from vector_index.manifest import MANIFEST_NAME, CollectionStamp, FileStamp, Manifest, ModelStamp
 from vector_index.snapshot import REJECTS, THUMBNAILS, Snapshot, manifest_hash
+from vector_index.tuning import RECALL_QUERIES, Queries, Target, build_index
 
 _NORM_TOLERANCE: Final = 1e-2  # half-precision vectors pass, vectors that nobody normalised do not
 
@@ -44,6 +45,9 @@ class SnapshotWriter:
         source: str,
         index_type: str = "auto",
         target_recall: float = 0.95,
+        memory: int | None = None,
+        target_latency_ms: float | None = None,
+        text_queries: npt.NDArray[np.float32] | None = None,
     ) -> None:
         """Start a snapshot.
 
@@ -51,22 +55,25 @@ class SnapshotWriter:
             directory: the index, which need not exist yet.
             model: the encoder that made the vectors.
             source: what was indexed, for the manifest.
-            index_type: "auto" (chosen for images and texts apart, by their number), "Flat", "HNSW<M>",
-                "HNSW<M>,SQfp16" or "HNSW<M>,SQ8".
-            target_recall: the recall@10 for which an HNSW index chooses its efSearch.
+            index_type: "auto" (chosen by measurement for images and texts apart), or a string of FAISS' index_factory.
+            target_recall: the recall@10 that the index's search parameters are chosen for.
+            memory: bytes that "auto" may let an index hold in memory.
+            target_latency_ms: milliseconds that a query may take, on one thread, where the recall allows it.
+            text_queries: unit vectors of texts such as will be asked, (q, dim), for a corpus without texts of its own.
 
         Raises:
-            BadIndexType: another index type.
+            BadIndexType: an index type that FAISS cannot make or that cannot serve.
             ValueError: target_recall is not in (0, 1].
         """
-        kinds.check_index_type(index_type)
+        kinds.check_index_type(index_type, model.dim)
         if not 0 < target_recall <= 1:
             raise ValueError(f"target_recall must be above 0 and at most 1, got {target_recall}")
         self._directory = directory if isinstance(directory, IndexDirectory) else IndexDirectory(directory)
         self._model = model
         self._source = source
         self._index_type = index_type
-        self._target_recall = target_recall
+        self._target = Target(target_recall, memory, target_latency_ms)
+        self._text_queries = text_queries
 
         snapshots = self._directory.snapshots
         snapshots.mkdir(parents=True, exist_ok=True)
@@ -162,16 +169,15 @@ class SnapshotWriter:
         for id in tables.dangling_image_ids(images, texts):
             raise ValueError(f"a text names image {id!r}, which does not exist")
 
-        samples = [part.sample() for part in (self._images, self._texts) if part.rows]
-        image_stamp = self._images.build(self._index_type, samples, self._target_recall)
-        text_stamp = self._texts.build(self._index_type, samples, self._target_recall)
+        image_stamp = self._images.build(self._index_type, self._queries(self._images), self._target)
+        text_stamp = self._texts.build(self._index_type, self._queries(self._texts), self._target)
 
         created = datetime.now(UTC)
         manifest = Manifest(
             created=created,
             model=self._model,
             source=self._source,
-            target_recall=self._target_recall,
+            target_recall=self._target.recall,
             images=image_stamp,
             texts=text_stamp,
             rejects=self._rejects,
@@ -194,6 +200,13 @@ class SnapshotWriter:
         fsync(self._directory.snapshots)
         self._directory.make_current(name)
         return name
+
+    def _queries(self, searched: "_Part") -> dict[str, Queries]:
+        """Vectors of each modality to measure the index of a part with."""
+        queries = {part.name: part.sample(own=part is searched) for part in (self._images, self._texts) if part.rows}
+        if not self._texts.rows and self._text_queries is not None:
+            queries["texts"] = Queries(check_vectors(self._text_queries, self._model.dim))
+        return queries
 
     def _pad_thumbnails(self, rows: int) -> None:
         """Fill thumbnails up to `rows` with nulls, for pictures that came without."""
@@ -232,7 +245,7 @@ class _Part:
     def __init__(self, snapshot: Path, name: str, required: pa.Schema, dim: int) -> None:
         self.rows = 0
         self._snapshot = snapshot
-        self._name = name
+        self.name = name
         self._required = required
         self._dim = dim
         self._table: tables.TableWriter | None = None
@@ -256,22 +269,22 @@ class _Part:
         """Close the files, write the order of the ids, and return the table. ValueError if an id is there twice."""
         self._table_writer(self._required)  # an empty collection has a table too
         self.close()
-        table = tables.MappedTable(self._snapshot / f"{self._name}.arrow")
+        table = tables.MappedTable(self._snapshot / f"{self.name}.arrow")
         order = tables.order_by_id(table)
         if (twice := tables.first_out_of_order(table, order)) is not None:
-            raise ValueError(f"{self._name}: id {twice!r} is there twice")
-        np.save(self._snapshot / f"{self._name}.order.npy", order)
+            raise ValueError(f"{self.name}: id {twice!r} is there twice")
+        np.save(self._snapshot / f"{self.name}.order.npy", order)
         return table
 
-    def sample(self) -> kinds.Floats:
-        """Return queries to measure recall with: some of the vectors, float32 (q, dim)."""
-        return kinds.evenly(self._vectors(), kinds.RECALL_QUERIES)
+    def sample(self, own: bool) -> Queries:
+        """Return queries to measure recall with: some of the vectors, which may be rows of the index measured."""
+        rows = kinds.evenly_spread(self.rows, RECALL_QUERIES)
+        return Queries(np.ascontiguousarray(self._vectors()[rows]), rows if own else None)
 
-    def build(self, kind: str, queries: Sequence[kinds.Floats], target_recall: float) -> CollectionStamp:
-        """Build the FAISS index from the spilled vectors, and write it."""
-        index, stamp = kinds.build_index(kind, self._vectors(), queries, target_recall)
-        kinds.load_faiss().write_index(index, str(self._snapshot / f"{self._name}.faiss"))
-        return CollectionStamp(rows=self.rows, index=stamp)
+    def build(self, kind: str, queries: dict[str, Queries], target: Target) -> CollectionStamp:
+        """Build the FAISS index from the spilled vectors."""
+        path = self._snapshot / f"{self.name}.faiss"
+        return CollectionStamp(rows=self.rows, index=build_index(kind, self._vectors(), queries, target, path))
 
     def close(self) -> None:
         """Close the files."""
@@ -281,7 +294,7 @@ class _Part:
 
     def _table_writer(self, schema: pa.Schema) -> tables.TableWriter:
         if self._table is None:
-            self._table = tables.TableWriter(self._snapshot / f"{self._name}.arrow", schema)
+            self._table = tables.TableWriter(self._snapshot / f"{self.name}.arrow", schema)
         return self._table
 
     def _vectors(self) -> kinds.Floats:

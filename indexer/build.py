@@ -12,6 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
+from importlib import resources
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -76,6 +77,8 @@ def build_index(
     captions: str | Path | None = None,
     index_type: str = "auto",
     target_recall: float = 0.95,
+    memory: int | None = None,
+    target_latency_ms: float | None = None,
     resume: bool = True,
     thumbnails: bool = True,
     progress: Callable[[Progress], None] | None = None,
@@ -89,6 +92,9 @@ def build_index(
     An interrupted build of the same source with the same model goes on after its last finished part, and ends with
     the same snapshot as an uninterrupted one: a part is always encoded in the same batches. Memory holds one part
     and the next one's decoded pictures; what is remembered of every picture lies in a file in `out`/.build.
+
+    `index_type`, `target_recall`, `memory` (bytes) and `target_latency_ms` are those of vector_index.SnapshotWriter; a
+    corpus without captions is tuned for texts with the queries of queries.txt.
 
     Raises SourceError (nothing to index), IndexLocked (another build is at it); the old snapshot stays.
     """
@@ -109,8 +115,9 @@ def build_index(
                 raise SourceError(f"no usable picture in {source_path}: {work.rejected} rejected{first}")
             stamp = ModelStamp(reference=encoder.reference, fingerprint=encoder.fingerprint, dim=encoder.dim)
             with SnapshotWriter(
-                directory, model=stamp, source=source.root, index_type=index_type, target_recall=target_recall
-            ) as writer:
+                directory, model=stamp, source=source.root, index_type=index_type, target_recall=target_recall,
+                memory=memory, target_latency_ms=target_latency_ms, text_queries=work.text_queries,
+            ) as writer:  # fmt: skip
                 texts = _assemble(bench, parts, work, writer, encoder.dim, thumbnails)
                 snapshot = writer.publish()
         bench.remove()
@@ -127,6 +134,11 @@ class _Build:
         self.schema = MetadataSchema()
         self.images = self.rejected = self.duplicates = self.resumed = 0
         self.first_reject = ""
+
+    def text_queries(self) -> NDArray[np.float32]:
+        """Vectors of the bundled queries, to tune an index with whose corpus has no captions of its own."""
+        queries = resources.files("indexer").joinpath("queries.txt").read_text("utf-8").splitlines()
+        return self._encoder.encode_texts([query for query in queries if query])
 
     def run(self, source: Source, part_size: int, progress: Callable[[Progress], None] | None) -> int:
         """Make every part that is not there yet; returns how many there are."""

@@ -11,8 +11,8 @@ from service.engine import Engine
 from service.errors import Problem
 from service.finder import Target, Wanted
 from service.results import dumps
-from service.schemas import SearchRequest
-from vector_index import BadFilter, Filter, Snapshot
+from service.schemas import Query, SearchRequest
+from vector_index import BadFilter, BadParameter, Filter, Snapshot
 
 
 async def answer(engine: Engine, target: Target, wanted: SearchRequest, began: float, picture: bytes = b"") -> bytes:
@@ -31,13 +31,26 @@ async def answer(engine: Engine, target: Target, wanted: SearchRequest, began: f
         raise Problem(422, f"{len(queries)} queries of {wanted.k:,} hits are too much for one request: lower k")
     snapshot = engine.snapshot  # one snapshot for the whole request, whatever is published meanwhile
     where = _filter(wanted.filter, snapshot, target)
+    params = _params(wanted.params, snapshot, target)
     include = tuple(sorted(set(wanted.include)))
     vectors = list(await engine.queries.pictures([picture])) if picture else await engine.vectors_of(queries, snapshot)
     encoded = time.perf_counter()
     lists = await engine.find(
         [
-            Wanted(snapshot, target, vector, wanted.k, wanted.offset, wanted.min_score, wanted.exact, include, where)
-            for vector in vectors
+            Wanted(
+                snapshot,
+                target,
+                vector,
+                wanted.k,
+                wanted.offset,
+                wanted.min_score,
+                wanted.exact,
+                include,
+                where,
+                params,
+                modality,
+            )
+            for vector, modality in zip(vectors, ["images"] if picture else map(_modality, queries), strict=True)
         ]
     )
     done = time.perf_counter()
@@ -49,6 +62,25 @@ async def answer(engine: Engine, target: Target, wanted: SearchRequest, began: f
         "total": round((done - began) * 1e3, 3),
     }
     return dumps({**one, "snapshot": snapshot.name, "model": engine.encoder.reference, "took_ms": took})
+
+
+def _modality(query: Query) -> str | None:
+    """Whether a query is of texts or of pictures alone, for an index is tuned for each; None for what may be both."""
+    parts = query if isinstance(query, list) else [query]
+    if all(part.text is not None for part in parts):
+        return "texts"
+    return "images" if all(part.image is not None for part in parts) else None
+
+
+def _params(value: dict[str, int] | None, snapshot: Snapshot, target: Target) -> tuple[tuple[str, int], ...]:
+    if not value:
+        return ()
+    collection = snapshot.images if target == "images" else snapshot.texts
+    try:
+        collection.check_parameters(value)
+    except BadParameter as error:
+        raise Problem(422, f"params: {error}") from None
+    return tuple(sorted(value.items()))
 
 
 def _filter(value: dict[str, Any] | None, snapshot: Snapshot, target: Target) -> Filter | None:

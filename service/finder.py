@@ -30,13 +30,18 @@ class Wanted:
     exact: bool
     include: tuple[str, ...]
     where: Filter | None = None
+    params: tuple[tuple[str, int], ...] = ()
+    modality: str | None = None
 
 
 def find(wanted: Sequence[Wanted]) -> list[bytes]:
     """Answer each query with a JSON array of hits. Queries that ask alike share one search and one take."""
     alike: dict[tuple[object, ...], list[int]] = defaultdict(list)
     for number, one in enumerate(wanted):
-        key = (one.snapshot.name, one.target, one.offset + one.k, one.exact, one.include, one.where and one.where.key)
+        key = (
+            one.snapshot.name, one.target, one.offset + one.k, one.exact, one.include, one.where and one.where.key,
+            one.params, one.modality,
+        )  # fmt: skip
         alike[key].append(number)
     answers = [b""] * len(wanted)
     for numbers in alike.values():
@@ -49,8 +54,11 @@ def _find_alike(wanted: Sequence[Wanted]) -> list[bytes]:
     first = wanted[0]
     collection = first.snapshot.images if first.target == "images" else first.snapshot.texts
     depth = first.offset + first.k
-    exact = first.exact or _sooner_exact(collection, depth)
-    scores, rows = collection.search(np.stack([one.vector for one in wanted]), depth, exact=exact, where=first.where)
+    exact = first.exact or (not first.params and _sooner_exact(collection, depth))
+    scores, rows = collection.search(
+        np.stack([one.vector for one in wanted]), depth,
+        exact=exact, where=first.where, params=dict(first.params), modality=first.modality,
+    )  # fmt: skip
     pages = []
     for one, its_scores, its_rows in zip(wanted, scores, rows, strict=True):
         keep = its_rows >= 0

@@ -19,7 +19,15 @@ from vector_index.errors import (
     VectorIndexError,
 )
 from vector_index.filters import Filter
-from vector_index.manifest import CollectionStamp, FileStamp, IndexStamp, Manifest, ModelStamp, OperatingPoint, RecallPoint
+from vector_index.manifest import (
+    CollectionStamp,
+    FileStamp,
+    IndexStamp,
+    Manifest,
+    ModelStamp,
+    OperatingPoint,
+    RecallPoint,
+)
 from vector_index.snapshot import Snapshot
 from vector_index.tuning import Target
 from vector_index.writer import SnapshotWriter

@@ -102,8 +102,8 @@ class Collection:
             exact: compare with every vector as stored (SQ kinds store them rounded) instead of walking the graph.
             where: a filter made for this collection's schema, which every row found satisfies.
             params: efSearch, nprobe or k_factor, instead of what was chosen for the target recall.
-            modality: of the queries, "images" or "texts": the operating point that was chosen for them is taken; without
-                it, one that serves both.
+            modality: of the queries, "images" or "texts": the operating point that was chosen for them is taken;
+                without it, one that serves both.
 
         Returns:
             Inner products, float32, descending, and rows, int64, both (q, min(k, rows to be searched)). Where a graph

@@ -1,6 +1,7 @@
 """Vectors -> the file of a FAISS index, in memory that does not grow with the vectors that refine."""
 
 import logging
+import os
 import struct
 from pathlib import Path
 from typing import Any, Final
@@ -13,8 +14,8 @@ from vector_index.kinds import CHUNK_ROWS, Floats
 EF_CONSTRUCTION: Final = 40
 _POINTS_A_LIST: Final = 64  # that k-means sees; FAISS takes 256 by itself, and gains little by it
 _TRAINING_ROWS: Final = 65_536  # the least that is seen, where there are as many
+_FEW: Final = 256  # vectors; codes and centroids cannot be learnt from fewer
 _REFINE_FP16: Final = "Refine(SQfp16)"
-_NTOTAL_AT: Final = 8  # in a FAISS index's header: after its four letters and dim, an int32
 
 log = logging.getLogger(__name__)
 
@@ -35,8 +36,10 @@ def write_index(kind: str, vectors: Floats, path: Path) -> str:
     """
     faiss = kinds.load_faiss()
     n, dim = vectors.shape
-    if kind != "Flat" and n < max(256, kinds.lists_of(kind)):
-        log.info("%d vectors are too few for %s: Flat", n, kind)
+    few = _FEW if not kinds.new_index(kind, dim).is_trained else 1
+    if n < max(few, kinds.lists_of(kind)):
+        if n:
+            log.warning("%d vectors are too few for %s: Flat is taken", n, kind)
         kind = "Flat"
     streamed = kind.endswith("," + _REFINE_FP16)
     index = kinds.new_index(kind, dim)
@@ -61,24 +64,21 @@ def write_index(kind: str, vectors: Floats, path: Path) -> str:
 def _write_refined(base: Any, vectors: Floats, path: Path) -> None:
     """Write faiss.IndexRefine of `base` and of the vectors in fp16, which go from map to file and are never held.
 
-    An empty scalar quantiser is written, and its two counts and its codes are put in place afterwards: its header has
-    the number of rows, its last field is the length of its codes.
+    A scalar quantiser without its codes is written; their length, its last field, and they are put in afterwards.
     """
     faiss = kinds.load_faiss()
     n, dim = vectors.shape
     storage = faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
-    storage.is_trained = True
-    tail = faiss.serialize_index(storage).tobytes()
+    storage.is_trained, storage.ntotal = True, n
     index = faiss.IndexRefine(base, storage)
     faiss.write_index(index, str(path))
+    length, factor = struct.Struct("<Q"), struct.pack("<f", index.k_factor)
     with path.open("r+b") as file:
-        factor = struct.pack("<f", index.k_factor)
-        file.seek(-len(tail) - len(factor), 2)
-        if file.read() != tail + factor:
+        file.seek(-length.size - len(factor), os.SEEK_END)
+        if file.read() != length.pack(0) + factor:
             raise RuntimeError(f"{path}: this version of FAISS writes its refinement in another way")
-        file.seek(-len(tail) - len(factor), 2)
-        rows, size = struct.pack("<q", n), struct.pack("<Q", 2 * n * dim)
-        file.write(tail[:_NTOTAL_AT] + rows + tail[_NTOTAL_AT + len(rows) : -len(size)] + size)
+        file.seek(-length.size - len(factor), os.SEEK_END)
+        file.write(length.pack(2 * n * dim))
         for start in range(0, n, CHUNK_ROWS):
             file.write(np.ascontiguousarray(vectors[start : start + CHUNK_ROWS], dtype="<f2").data)
         file.write(factor)

@@ -18,6 +18,7 @@ FLAT_ROWS: Final = 50_000
 CHUNK_ROWS: Final = 65_536
 _LARGEST_M: Final = 128
 _LARGEST_NLIST: Final = 1 << 20
+_NEIGHBOURS: Final = re.compile(r"HNSW(\d+)")
 _LISTS: Final = re.compile(r"\bIVF(\d+)(_HNSW\d*)?\b")
 
 
@@ -52,7 +53,7 @@ def new_index(kind: str, dim: int) -> Any:
         reason = re.sub(r"\s+", " ", str(error)).rpartition("Error: ")[2][:200]
         raise BadIndexType(f"index type {kind!r}: FAISS cannot make it at dim {dim} ({reason}); use {known}") from None
     core = core_of(index)
-    if is_hnsw(core) and not 4 <= core.hnsw.nb_neighbors(1) <= _LARGEST_M:
+    if any(not 4 <= int(m) <= _LARGEST_M for m in _NEIGHBOURS.findall(kind)):
         raise BadIndexType(f"index type {kind!r}: M must be from 4 to {_LARGEST_M}")
     if is_ivf(core) and core.nlist > _LARGEST_NLIST:
         raise BadIndexType(f"index type {kind!r}: at most {_LARGEST_NLIST:,} lists are allowed")
@@ -138,7 +139,7 @@ def search_rows(storage: Any, vectors: Floats, k: int, rows: Ints) -> tuple[Floa
 
 
 def search(index: Any, vectors: Floats, k: int, params: Any = None) -> tuple[Floats, Ints]:
-    """Search with faiss.SearchParameters: float32 scores descending and int64 rows, both (q, k); -inf and -1 for none."""
+    """Search with faiss.SearchParameters: float32 scores, descending, and int64 rows, (q, k); -inf and -1 for none."""
     scores, rows = index.search(vectors, k, params=params)
     scores[rows < 0] = -np.inf
     return scores, rows

@@ -12,6 +12,7 @@ from vector_index.errors import SnapshotCorrupt, UnsupportedFormat
 FORMAT_VERSION: Final = 1
 MANIFEST_NAME: Final = "manifest.json"
 
+
 class _Stamp(BaseModel):
     model_config = ConfigDict(frozen=True)
 

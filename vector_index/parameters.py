@@ -36,7 +36,9 @@ def check(parameters: Parameters, index: Any) -> None:
     limits = allowed(index)
     for name, value in parameters.items():
         if name not in limits or not 1 <= value <= limits[name]:
-            have = ", ".join(f"{each} from 1 to {most:,}" for each, most in limits.items()) or "no parameters: it is exact"
+            have = (
+                ", ".join(f"{each} from 1 to {most:,}" for each, most in limits.items()) or "no parameters: it is exact"
+            )
             raise BadParameter(f"{name[:50]} = {value:,} is not allowed; this index has {have}")
 
 
@@ -56,7 +58,7 @@ def at_depth(chosen: Parameters, asked: Parameters, k: int, rows: int, nlist: in
             parameters["k_factor"] = max(-(-parameters["k_factor"] * _TUNED_K // k), 2)
         parameters["k_factor"] = max(1, min(parameters["k_factor"], MOST_CANDIDATES // k))
         candidates = k * parameters["k_factor"]
-    if "nprobe" in parameters and "nprobe" not in asked:
+    if "nprobe" in parameters and "nprobe" not in asked and k > _TUNED_K:
         parameters["nprobe"] = min(nlist, max(parameters["nprobe"], -(-2 * candidates * nlist // max(rows, 1))))
     return parameters
 

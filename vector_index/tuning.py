@@ -67,7 +67,13 @@ def build_index(kind: str, vectors: Floats, queries: Mapping[str, Queries], targ
     points = {name: operating_point(index, vectors, each, target) for name, each in queries.items()}
     for name, point in points.items():
         if point.recall_at_10 < target.recall:
-            log.warning("%s reaches recall@10 %.3f for %s as queries, short of %.3f", kind, point.recall_at_10, name, target.recall)
+            log.warning(
+                "%s reaches recall@10 %.3f for %s as queries, short of %.3f",
+                kind,
+                point.recall_at_10,
+                name,
+                target.recall,
+            )
         if target.latency_ms is not None and point.ms > target.latency_ms:
             log.warning("%s takes %.2f ms for %s as queries, more than %g", kind, point.ms, name, target.latency_ms)
     return IndexStamp(
@@ -82,7 +88,7 @@ def facts(index: Any) -> dict[str, int]:
     """Return what an index was built with: M and efConstruction, or nlist."""
     core = kinds.core_of(index)
     if kinds.is_hnsw(core):
-        return {"M": core.hnsw.nb_neighbors(1), "efConstruction": EF_CONSTRUCTION}
+        return {"M": core.hnsw.nb_neighbors(0) // 2, "efConstruction": EF_CONSTRUCTION}
     return {"nlist": core.nlist} if kinds.is_ivf(core) else {}
 
 
@@ -92,13 +98,19 @@ def widest(points: Mapping[str, OperatingPoint]) -> dict[str, int]:
     return {name: max(point.parameters.get(name, 0) for point in points.values()) for name in sorted(names)}
 
 
-def candidates(n: int) -> list[str]:
-    """Return the kinds that "auto" compares at `n` rows: those that were worth it somewhere (docs/scaling.md)."""
+def candidates(n: int, dim: int) -> list[str]:
+    """Return the kinds that "auto" compares for (n, dim) vectors: those that paid somewhere (docs/scaling.md)."""
     if n <= FLAT_ROWS:
         return ["Flat"]
     lists = list_count(n)
     quantiser = f"IVF{lists}_HNSW32" if lists > 8_192 else f"IVF{lists}"
-    return [f"{quantiser},SQ8", f"{quantiser},RaBitQfs,Refine(SQfp16)", "HNSW32,SQ8", "HNSW32,SQfp16"]
+    codes = ["SQ8", "RaBitQfs,Refine(SQfp16)"] + ([f"PQ{dim // 4}x4fs,Refine(SQfp16)"] if dim % 8 == 0 else [])
+    return [*(f"{quantiser},{each}" for each in codes), "HNSW32,SQ8"]
+
+
+def is_exact(kind: str, n: int) -> bool:
+    """Tell whether a kind is exact at `n` rows, so that nothing is measured."""
+    return n == 0 or "Flat" in (kind, *(candidates(n, 1) if kind == AUTO else ()))
 
 
 def list_count(n: int) -> int:
@@ -110,11 +122,13 @@ def choose_index_type(vectors: Floats, queries: Mapping[str, Queries], target: T
     """Return what "auto" stands for: of the candidates that fit into the memory, the one whose slowest modality is
     fastest on a sample of the vectors, at the recall that is wanted. One that does not reach it comes last."""
     n = len(vectors)
-    among = candidates(n)
+    among = candidates(*vectors.shape)
     if len(among) == 1:
         return among[0]
     sample = kinds.evenly(vectors, SAMPLE_ROWS)
-    asked = {name: Queries(each.vectors) for name, each in queries.items()} or {"images": Queries(kinds.evenly(sample, RECALL_QUERIES))}
+    asked = {name: Queries(each.vectors) for name, each in queries.items()} or {
+        "images": Queries(kinds.evenly(sample, RECALL_QUERIES))
+    }
     measured: list[tuple[bool, bool, float, str]] = []
     with tempfile.TemporaryDirectory(prefix="choose-") as folder:
         for kind in among:
@@ -128,10 +142,18 @@ def choose_index_type(vectors: Floats, queries: Mapping[str, Queries], target: T
             short = any(point.recall_at_10 < target.recall for point in points)
             too_large = target.memory is not None and held > target.memory
             measured.append((too_large, short, held if too_large else slowest, kind))
-            log.info("%s: %.2f ms a query, recall@10 %.3f, %d MB in memory", kind, slowest, min(point.recall_at_10 for point in points), held / 2**20)
+            log.info(
+                "%s: %.2f ms a query, recall@10 %.3f, %d MB in memory",
+                kind,
+                slowest,
+                min(point.recall_at_10 for point in points),
+                held / 2**20,
+            )
     best = min(measured)
     if best[0]:
-        log.warning("no kind fits %d rows into %d bytes; the smallest, %s, needs %d", n, target.memory, best[3], best[2])
+        log.warning(
+            "no kind fits %d rows into %d bytes; the smallest, %s, needs %d", n, target.memory, best[3], best[2]
+        )
     return best[3]
 
 

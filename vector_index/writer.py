@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -21,7 +21,7 @@ from vector_index.errors import SnapshotCorrupt
 from vector_index.files import fsync, sha256
 from vector_index.manifest import MANIFEST_NAME, CollectionStamp, FileStamp, Manifest, ModelStamp
 from vector_index.snapshot import REJECTS, THUMBNAILS, Snapshot, manifest_hash
-from vector_index.tuning import RECALL_QUERIES, Queries, Target, build_index
+from vector_index.tuning import RECALL_QUERIES, Queries, Target, build_index, is_exact
 
 _NORM_TOLERANCE: Final = 1e-2  # half-precision vectors pass, vectors that nobody normalised do not
 
@@ -47,7 +47,7 @@ class SnapshotWriter:
         target_recall: float = 0.95,
         memory: int | None = None,
         target_latency_ms: float | None = None,
-        text_queries: npt.NDArray[np.float32] | None = None,
+        text_queries: Callable[[], npt.NDArray[np.float32]] | None = None,
     ) -> None:
         """Start a snapshot.
 
@@ -59,7 +59,8 @@ class SnapshotWriter:
             target_recall: the recall@10 that the index's search parameters are chosen for.
             memory: bytes that "auto" may let an index hold in memory.
             target_latency_ms: milliseconds that a query may take, on one thread, where the recall allows it.
-            text_queries: unit vectors of texts such as will be asked, (q, dim), for a corpus without texts of its own.
+            text_queries: gives unit vectors of texts such as will be asked, (q, dim); called for a corpus that has no
+                texts of its own and is not searched exactly.
 
         Raises:
             BadIndexType: an index type that FAISS cannot make or that cannot serve.
@@ -204,8 +205,8 @@ class SnapshotWriter:
     def _queries(self, searched: "_Part") -> dict[str, Queries]:
         """Vectors of each modality to measure the index of a part with."""
         queries = {part.name: part.sample(own=part is searched) for part in (self._images, self._texts) if part.rows}
-        if not self._texts.rows and self._text_queries is not None:
-            queries["texts"] = Queries(check_vectors(self._text_queries, self._model.dim))
+        if not self._texts.rows and self._text_queries is not None and not is_exact(self._index_type, searched.rows):
+            queries["texts"] = Queries(check_vectors(self._text_queries(), self._model.dim))
         return queries
 
     def _pad_thumbnails(self, rows: int) -> None:

@@ -84,8 +84,9 @@ async def _multipart(request: Request) -> tuple[bytes, dict[str, Any]]:
     if not data:
         raise Problem(422, "image: the file is empty (0 bytes)")
     options: dict[str, Any] = {**request.query_params, **fields}
-    if "filter" in options:
-        options["filter"] = _object(options["filter"])
+    for name in ("filter", "params"):
+        if name in options:
+            options[name] = _object(options[name], name)
     if "include" in options:
         options["include"] = _split(options["include"])
     return data, options
@@ -95,8 +96,8 @@ def _split(include: str) -> list[str]:
     return [part.strip() for part in include.split(",") if part.strip()]
 
 
-def _object(text: str) -> Any:
+def _object(text: str, name: str = "filter") -> Any:
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        raise Problem(422, f"filter: not JSON: {error}") from None
+        raise Problem(422, f"{name}: not JSON: {error}") from None

@@ -13,7 +13,7 @@ import multiprocessing
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -66,11 +66,16 @@ def main() -> None:
         note(bench.default_ivf(lists))
     if given.peers:
         for peer in (bench.usearch("i8"), bench.usearch("f16"), bench.hnswlib()):
-            note(peer(auto["recall texts"]))
+            row = peer(auto["recall texts"])
+            row["auto × its batch"] = auto["batch q/s"] / row["batch q/s"]
+            row["auto × its single"] = auto["single q/s"] / row["single q/s"]
+            row["auto × its memory"] = auto["in memory"] / row["in memory"]
+            note(row)
     seen["load_average_after"] = report.conditions()["load_average"]
-    report.save("ann", seen, rows, given.out)
+    curves = {row["kind"]: row.pop("curve") for row in rows if "curve" in row}
+    report.save("ann", seen, rows, given.out, curves=curves)
     if given.plot:
-        draw(rows, given.rows, given.plot)
+        draw(curves, given.rows, given.plot)
 
 
 DEFAULT = (
@@ -118,7 +123,8 @@ class Bench:
     def exact(self) -> dict[str, Any]:
         """The yardstick: every vector, float32."""
         return {
-            "kind": "exact (Flat)", "bytes/vector": 4 * self.vectors.shape[1], "recall texts": 1.0, "recall images": 1.0,
+            "kind": "exact (Flat)", "bytes/vector": 4 * self.vectors.shape[1],
+            "recall texts": 1.0, "recall images": 1.0,
             **self._speed(self._exact),
         }  # fmt: skip
 
@@ -169,6 +175,8 @@ class Bench:
                     **{f"{name} at": _shown(point.parameters) for name, point in stamp.queries.items()},
                     **{f"ms {name}": point.ms for name, point in stamp.queries.items()},
                     **self._speed(search),
+                    "curve": {name: [[each.recall_at_10, each.ms] for each in point.curve]
+                              for name, point in stamp.queries.items()},
                 }  # fmt: skip
                 return row, [self._filtered(images, share) for share in SELECTIVITIES]
 
@@ -391,17 +399,18 @@ def _shown(values: dict[str, int]) -> str:
     return ", ".join(f"{name} {value}" for name, value in values.items())
 
 
-def draw(rows: Sequence[dict[str, Any]], count: int, path: Path) -> None:
+def draw(curves: Mapping[str, Any], count: int, path: Path) -> None:
     """Draw every kind's curve for texts and for pictures."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 6), layout="constrained")
     for number, name in enumerate(("texts", "images")):
         axes = figure.add_subplot(1, 2, number + 1, title=f"{name} as queries, {count:,} × 512",
-                                  xlabel="processor milliseconds a query", ylabel="recall@10", ylim=(0.5, 1.005))  # fmt: skip
-        for row in rows:
-            if points := row.get("curve", {}).get(name):
-                axes.plot([ms for _, ms in points], [recall for recall, _ in points], ".-", label=row["kind"])
+                                  xlabel="processor milliseconds a query", ylabel="recall@10",
+                                  ylim=(0.5, 1.005))  # fmt: skip
+        for kind, curve in curves.items():
+            if points := curve.get(name):
+                axes.plot([ms for _, ms in points], [recall for recall, _ in points], ".-", label=kind)
         axes.set_xscale("log")
         axes.grid(alpha=0.3)
         if number == 0:

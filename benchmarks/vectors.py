@@ -8,7 +8,7 @@ hold most of the variance. Pictures whose captions agree in the upper levels loo
 
 The shares are chosen so that cosines are as those of CLIP models: two pictures 0.47 ± 0.09, two captions 0.48, a
 caption and its picture 0.30, and another picture 0.10 ± 0.06. The variance is that of 40 even directions; the local
-intrinsic dimension of the pictures is 16, near that of benchmarks of real vectors. No real ones were at hand to compare.
+intrinsic dimension of the pictures is 16, near that of benchmarks of real vectors. No real ones were at hand.
 """
 
 from __future__ import annotations

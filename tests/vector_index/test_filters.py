@@ -228,3 +228,27 @@ def test_recall_whatever_share_a_filter_keeps(
             assert np.isin(rows, kept).all()
             found = np.einsum("qd,qkd->qk", queries, vectors[rows]) >= best - 2e-3
             assert found.mean() >= 0.95, share
+
+
+def test_lists_are_searched_farther_for_what_lies_far(
+    directory: IndexDirectory, writer: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a filter keeps need not lie where the query is."""
+    monkeypatch.setattr("vector_index.collection.Collection._sooner_compared", lambda *_: False)
+    rng = np.random.default_rng(5)
+    vectors = rng.standard_normal((10_000, 16)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    place = vectors[:, 0].argsort().argsort() / len(vectors)
+    ids = [f"{row:05}" for row in range(len(vectors))]
+    with writer(index_type="IVF64,SQfp16", target_recall=0.9) as started:
+        started.add_images(pa.record_batch({"id": ids, "uri": ids, "place": place}), vectors)
+        started.publish()
+    queries = vectors[place > 0.9][:50]
+    with directory.open() as snapshot:
+        images = snapshot.images
+        for share in (0.5, 0.1):
+            where = Filter.parse({"place": {"$lt": share}}, images.schema)
+            rows = images.search(queries, 10, where=where)[1]
+            best = -np.sort(-(queries @ vectors[place < share].T), axis=1)[:, 9:10]
+            found = np.einsum("qd,qkd->qk", queries, vectors[rows]) >= best - 2e-3
+            assert found.mean() >= 0.95, share

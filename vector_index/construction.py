@@ -14,6 +14,7 @@ from vector_index.kinds import CHUNK_ROWS, Floats
 EF_CONSTRUCTION: Final = 40
 _POINTS_A_LIST: Final = 64  # that k-means sees; FAISS takes 256 by itself, and gains little by it
 _TRAINING_ROWS: Final = 65_536  # the least that is seen, where there are as many
+_MOST_TRAINING_ROWS: Final = 262_144  # half a gigabyte at dim 512
 _FEW: Final = 256  # vectors; codes and centroids cannot be learnt from fewer
 _REFINE_FP16: Final = "Refine(SQfp16)"
 
@@ -49,7 +50,8 @@ def write_index(kind: str, vectors: Floats, path: Path) -> str:
     if kinds.is_hnsw(core):
         core.hnsw.efConstruction = EF_CONSTRUCTION
     if not index.is_trained:
-        index.train(kinds.evenly(vectors, max(_TRAINING_ROWS, _POINTS_A_LIST * kinds.lists_of(kind))))
+        wanted = max(_TRAINING_ROWS, _POINTS_A_LIST * kinds.lists_of(kind))
+        index.train(kinds.evenly(vectors, min(wanted, _MOST_TRAINING_ROWS)))
     for start in range(0, n, CHUNK_ROWS):
         index.add(np.ascontiguousarray(vectors[start : start + CHUNK_ROWS]))
     if kinds.is_ivf(core) and not streamed and not kinds.is_refined(index):

@@ -82,12 +82,22 @@ def test_auto_chooses_what_fits_into_memory(monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setattr(tuning, "SAMPLE_ROWS", 1_500)
     data = vectors(3_000, dim=64)
     queries = {"images": Queries(data[:60])}
-    chosen = tuning.choose_index_type(data, queries, Target(0.9))
-    assert chosen in tuning.candidates(3_000, 64)
-    small = tuning.choose_index_type(data, queries, Target(0.9, memory=3_000 * 60))
-    assert "Refine" in small
-    nothing = tuning.choose_index_type(data, queries, Target(0.9, memory=1))
-    assert "Refine" in nothing
+    assert set(tuning.choose_index_types(data, queries, Target(0.9))) == set(tuning.candidates(3_000, 64))
+    small = tuning.choose_index_types(data, queries, Target(0.9, memory=3_000 * 60))
+    assert small
+    assert all("Refine" in kind for kind in small)
+    assert len(tuning.choose_index_types(data, queries, Target(0.9, memory=1))) == 1
+
+
+def test_auto_takes_the_next_kind_where_the_first_falls_short(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    ranked = ["PQ2x4fs,Refine(SQfp16)", "IVF32,SQ8", "HNSW32,SQ8"]
+    monkeypatch.setattr(tuning, "choose_index_types", lambda *_: ranked)
+    monkeypatch.setattr(tuning, "K_FACTOR", (1, 2))
+    data = vectors(2_000)
+    stamp = build_index("auto", data, asked(data), Target(0.9), tmp_path / "i.faiss")
+    assert stamp.kind == "IVF32,SQ8"
+    assert kinds.is_ivf(kinds.read_index(tmp_path / "i.faiss"))
+    assert [path.name for path in tmp_path.iterdir()] == ["i.faiss"]
 
 
 def test_nothing_is_flat(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
 
     def note(*more: dict[str, Any]) -> None:
-        rows.extend(more)
+        rows.extend({"rows": given.rows, **row} for row in more)
         for row in more:
             print(json.dumps({name: value for name, value in row.items() if name != "curve"}), flush=True)
 
@@ -408,9 +408,11 @@ def draw(curves: Mapping[str, Any], count: int, path: Path) -> None:
         axes = figure.add_subplot(1, 2, number + 1, title=f"{name} as queries, {count:,} × 512",
                                   xlabel="processor milliseconds a query", ylabel="recall@10",
                                   ylim=(0.5, 1.005))  # fmt: skip
-        for kind, curve in curves.items():
+        for place, (kind, curve) in enumerate(curves.items()):
             if points := curve.get(name):
-                axes.plot([ms for _, ms in points], [recall for recall, _ in points], ".-", label=kind)
+                axes.plot(
+                    [ms for _, ms in points], [recall for recall, _ in points], ".-", label=kind, color=f"C{place}"
+                )
         axes.set_xscale("log")
         axes.grid(alpha=0.3)
         if number == 0:

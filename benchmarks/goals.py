@@ -57,9 +57,13 @@ def _deep(results: Results) -> float | None:
 
 
 def _ann(column: str, kind: str) -> Callable[[Results], float | None]:
-    """Of the first row whose kind begins so."""
-    found = lambda results: (row for row in results.get("ann", ()) if str(row.get("kind", "")).startswith(kind))  # noqa: E731
-    return lambda results: next((float(row[column]) for row in found(results) if column in row), None)
+    """Of the kind that begins so, on the largest corpus that it was measured on."""
+
+    def find(results: Results) -> float | None:
+        rows = [row for row in results.get("ann", ()) if str(row.get("kind", "")).startswith(kind) and column in row]
+        return float(max(rows, key=lambda row: row.get("rows", 0))[column]) if rows else None
+
+    return find
 
 
 def _memory(results: Results) -> float | None:

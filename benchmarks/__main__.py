@@ -1,6 +1,6 @@
 """Run the benchmarks one after the other, then write docs/benchmarks.md. All of them take less than half an hour.
 
-The names are serve, encode, stages, search, index, memory, startup and peers; none means all of them.
+The names are serve, encode, stages, search, index, memory, startup, peers and ann; none means all of them.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ PLAN: dict[str, list[str]] = {
     "index": ["--small", "256", "--large", "96"],
     "peers": ["--seconds", "6"],
     "memory": ["--queries", "20000"],
+    "ann": ["--kinds", "IVFLISTS,SQ8", "HNSW32,SQ8"],
 }
 
 

@@ -56,6 +56,16 @@ def _deep(results: Results) -> float | None:
     return deep / plain if deep and plain else None
 
 
+def _ann(column: str, kind: str) -> Callable[[Results], float | None]:
+    """Of the kind that begins so, on the largest corpus that it was measured on."""
+
+    def find(results: Results) -> float | None:
+        rows = [row for row in results.get("ann", ()) if str(row.get("kind", "")).startswith(kind) and column in row]
+        return float(max(rows, key=lambda row: row.get("rows", 0))[column]) if rows else None
+
+    return find
+
+
 def _memory(results: Results) -> float | None:
     rows = results.get("memory", ())
     return float(rows[-1]["over_first"]) if rows and rows[-1].get("over_first") else None
@@ -90,5 +100,15 @@ GOALS = (
     Goal("k = 10,000 with metadata over k = 10, p50 of one client", 5, False, "serve", _deep),
     Goal("`crossmodal search` from the shell, warm", 1.0, False, "startup",
          _picked("startup", "seconds", what="crossmodal search, whole process, warm"), " s"),
+    Goal("recall@10 of `auto`, texts as queries", 0.95, True, "ann", _ann("recall texts", "auto:"), ""),
+    Goal("`auto`, queries/s of two threads in batches of 32, over exact search", 20, True, "ann",
+         _ann("batch × exact", "auto:")),
+    Goal("`auto`, queries/s of one that asks one at a time, over exact search", 40, True, "ann",
+         _ann("single × exact", "auto:")),
+    Goal("`auto`, single queries/s over usearch i8 at equal recall", 1, True, "ann",
+         _ann("auto × its single", "usearch i8")),
+    Goal("`auto`, single queries/s over usearch f16 at equal recall", 1, True, "ann",
+         _ann("auto × its single", "usearch f16")),
+    Goal("`auto`, single queries/s over hnswlib at equal recall", 1, True, "ann", _ann("auto × its single", "hnswlib")),
     Goal("memory after the last query over after 1,000, queries of random lengths", 1.05, False, "memory", _memory),
 )  # fmt: skip

@@ -29,11 +29,13 @@ def conditions() -> dict[str, Any]:
     }
 
 
-def save(name: str, seen: dict[str, Any], rows: Sequence[dict[str, Any]], out: Path | None = None) -> Path:
-    """Write one benchmark's rows and print them as a table. `seen` are the conditions."""
+def save(name: str, seen: dict[str, Any], rows: Sequence[dict[str, Any]], out: Path | None = None, **more: Any) -> Path:
+    """Write one benchmark's rows and print them as a table. `seen` are the conditions; `more` is only in the file."""
     path = out or RESULTS / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"name": name, "conditions": seen, "rows": list(rows)}, indent=1) + "\n", "utf-8")
+    path.write_text(
+        json.dumps({"name": name, "conditions": seen, "rows": list(rows), **more}, indent=1) + "\n", "utf-8"
+    )
     print("\n".join(f"{key}: {value}" for key, value in seen.items()))
     print("\n".join(table(rows)))
     return path

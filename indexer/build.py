@@ -7,10 +7,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
+from importlib import resources
 from itertools import chain, islice
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from corpus import Source, SourceError, open_source, place_of
 from indexer.engine import Encoder, Engine, Job, LocalEngine
@@ -50,6 +54,8 @@ def build_index(
     captions: str | Path | None = None,
     index_type: str = "auto",
     target_recall: float = 0.95,
+    memory: int | None = None,
+    target_latency_ms: float | None = None,
     resume: bool = True,
     thumbnails: bool = True,
     progress: Callable[[Progress], None] | None = None,
@@ -64,6 +70,9 @@ def build_index(
     An interrupted build of the same source with the same model goes on after its last finished part, and ends with
     the same snapshot as an uninterrupted one: a part is always encoded in the same batches. Memory holds one part
     and some decoded pictures of the next; what is remembered of every picture lies in a file in `out`/.build.
+
+    `index_type`, `target_recall`, `memory` (bytes) and `target_latency_ms` are those of vector_index.SnapshotWriter; a
+    corpus without captions is tuned for texts with the queries of queries.txt.
 
     Raises SourceError (nothing to index), IndexLocked (another build is at it), EngineError; the old snapshot stays.
     """
@@ -85,8 +94,9 @@ def build_index(
                 raise SourceError(f"no usable picture in {source_path}: {work.rejected} rejected{first}")
             model = ModelStamp(reference=engine.reference, fingerprint=engine.fingerprint, dim=engine.dim)
             with SnapshotWriter(
-                directory, model=model, source=source.root, index_type=index_type, target_recall=target_recall
-            ) as writer:
+                directory, model=model, source=source.root, index_type=index_type, target_recall=target_recall,
+                memory=memory, target_latency_ms=target_latency_ms, text_queries=queries_of(engine.encoder),
+            ) as writer:  # fmt: skip
                 texts = _assemble(bench, parts, work, writer, engine.dim, thumbnails)
                 snapshot = writer.publish()
         bench.remove()
@@ -170,6 +180,14 @@ def _assemble(bench: Workbench, parts: int, work: Work, writer: SnapshotWriter, 
             vectors = unpack([vector for row in rows for vector in row["text_vectors"]], dim)
             writer.add_texts(pa.RecordBatch.from_pydict(batch), vectors)
     return count
+
+
+def queries_of(encoder: Encoder | None) -> Callable[[], NDArray[np.float32]] | None:
+    """Gives vectors of the bundled queries, to tune an index with whose corpus has no captions of its own."""
+    if encoder is None:
+        return None
+    queries = resources.files("indexer").joinpath("queries.txt").read_text("utf-8").split("\n")
+    return partial(encoder.encode_texts, [query for query in queries if query])
 
 
 def finished(bench: Workbench, number: int) -> list[Row]:

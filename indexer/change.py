@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from corpus import Record, Source, open_source, place_of
 from corpus.remote import is_remote
-from indexer.build import Progress, Work, finished, good_pictures, image_batch, rejects
+from indexer.build import Progress, Work, finished, good_pictures, image_batch, queries_of, rejects
 from indexer.captions import CaptionChanges
 from indexer.engine import Encoder, Job, LocalEngine
 from indexer.known import Known
@@ -92,7 +92,7 @@ def add_to_index(
                     progress(Progress(p.done + change.known_records, p.total))
 
             parts = work.run(fresh, LocalEngine(encoder), job, report)
-            with _writer(directory, base, foreign) as writer:
+            with _writer(directory, base, foreign, encoder) as writer:
                 change.take_in(bench, parts, work)
                 if prune:
                     change.prune(foreign)
@@ -139,11 +139,13 @@ def compact_index(index: str | Path) -> str:
         return writer.publish(compact=True)
 
 
-def _writer(directory: IndexDirectory, base: Snapshot, foreign: str | None = None) -> SnapshotWriter:
+def _writer(
+    directory: IndexDirectory, base: Snapshot, foreign: str | None = None, encoder: Encoder | None = None
+) -> SnapshotWriter:
     manifest = base.manifest
     return SnapshotWriter(
         directory, model=manifest.model, source=manifest.source, base=base, index_type=manifest.index_type,
-        target_recall=manifest.target_recall, further_source=foreign,
+        target_recall=manifest.target_recall, further_source=foreign, text_queries=queries_of(encoder),
     )  # fmt: skip
 
 

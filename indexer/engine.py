@@ -55,6 +55,7 @@ class Engine(ABC):
     reference: str
     fingerprint: str
     dim: int
+    encoder: Encoder | None = None  # where there is one in this process
 
     @abstractmethod
     def parts(
@@ -71,7 +72,7 @@ class LocalEngine(Engine):
 
     def __init__(self, encoder: Encoder) -> None:
         self.reference, self.fingerprint, self.dim = encoder.reference, encoder.fingerprint, encoder.dim
-        self._encoder = encoder
+        self.encoder: Encoder = encoder
 
     def parts(
         self, records: Iterator[Record], ledger: Ledger, job: Job, report: Callable[[int], None]
@@ -84,7 +85,7 @@ class LocalEngine(Engine):
     def _decoded(
         self, records: Iterator[Record], job: Job
     ) -> Iterator[tuple[Row, NDArray[np.float32] | None, bytes | None]]:
-        size, prepare = self._encoder.image_size, self._encoder.preprocess
+        size, prepare = self.encoder.image_size, self.encoder.preprocess
         with ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="decoder") as decoders:
 
             def submit(record: Record) -> Future[tuple[Row, NDArray[np.float32] | None, bytes | None]]:
@@ -108,7 +109,7 @@ class LocalEngine(Engine):
         choice = Choice(ledger)
 
         def flush() -> None:
-            vectors = self._encoder.encode_pixels(np.stack([pixels for _, pixels in waiting]))
+            vectors = self.encoder.encode_pixels(np.stack([pixels for _, pixels in waiting]))
             for (row, _), vector in zip(waiting, vectors, strict=True):
                 row["vector"] = pack(vector)
             waiting.clear()
@@ -124,5 +125,5 @@ class LocalEngine(Engine):
         if waiting:
             flush()
         if job.captions and (fresh := new_texts(rows, ledger)):
-            add_texts(rows, fresh, self._encoder.encode_texts(list(fresh)))
+            add_texts(rows, fresh, self.encoder.encode_texts(list(fresh)))
         return rows

@@ -13,8 +13,8 @@ from service.engine import Engine
 from service.errors import Problem
 from service.finder import Target, Wanted
 from service.results import dumps
-from service.schemas import SearchRequest
-from vector_index import BadFilter, Collection, Filter, Snapshot
+from service.schemas import Query, SearchRequest
+from vector_index import BadFilter, BadParameter, Collection, Filter, Snapshot
 
 
 async def answer(engine: Engine, target: Target, wanted: SearchRequest, began: float, picture: bytes = b"") -> bytes:
@@ -33,6 +33,7 @@ async def answer(engine: Engine, target: Target, wanted: SearchRequest, began: f
         raise Problem(422, f"{len(queries)} queries of {wanted.k:,} hits are too much for one request: lower k")
     snapshot = engine.snapshot  # one snapshot for the whole request, whatever is published meanwhile
     where = _filter(wanted.filter, snapshot, target)
+    params = _params(wanted.params, snapshot, target)
     include = tuple(sorted(set(wanted.include)))
     collection = snapshot.images if target == "images" else snapshot.texts
     for column in ([wanted.group_by] if wanted.group_by is not None else []) + wanted.facets:
@@ -41,9 +42,10 @@ async def answer(engine: Engine, target: Target, wanted: SearchRequest, began: f
     encoded = time.perf_counter()
     asked = partial(
         Wanted, snapshot, target, k=wanted.k, offset=wanted.offset, min_score=wanted.min_score, exact=wanted.exact,
-        include=include, where=where, group_by=wanted.group_by,
+        include=include, where=where, group_by=wanted.group_by, params=params,
     )  # fmt: skip
-    lists = await engine.find([asked(vector=vector) for vector in vectors])
+    modalities = ["images"] if picture else map(_modality, queries)
+    lists = await engine.find([asked(vector=v, modality=m) for v, m in zip(vectors, modalities, strict=True)])
     facets = {}
     for column in dict.fromkeys(wanted.facets):
         facets[column] = await engine.queries.off_loop(partial(collection.value_counts, column, where))
@@ -70,6 +72,25 @@ def _check_column(name: str, collection: Collection, lists: bool) -> None:
     kind = collection.schema.field(name).type
     if pa.types.is_nested(kind) and not (lists and pa.types.is_list(kind)):
         raise Problem(422, f"{'facets' if lists else 'group_by'}: a column of {kind} cannot be used")
+
+
+def _modality(query: Query) -> str | None:
+    """Whether a query is of texts or of pictures alone, for an index is tuned for each; None for what may be both."""
+    parts = query if isinstance(query, list) else [query]
+    if all(part.text is not None for part in parts):
+        return "texts"
+    return "images" if all(part.image is not None for part in parts) else None
+
+
+def _params(value: dict[str, int] | None, snapshot: Snapshot, target: Target) -> tuple[tuple[str, int], ...]:
+    if not value:
+        return ()
+    collection = snapshot.images if target == "images" else snapshot.texts
+    try:
+        collection.check_parameters(value)
+    except BadParameter as error:
+        raise Problem(422, f"params: {error}") from None
+    return tuple(sorted(value.items()))
 
 
 def _filter(value: dict[str, Any] | None, snapshot: Snapshot, target: Target) -> Filter | None:

@@ -37,6 +37,8 @@ class Wanted:
     include: tuple[str, ...]
     where: Filter | None = None
     group_by: str | None = None
+    params: tuple[tuple[str, int], ...] = ()
+    modality: str | None = None
 
 
 def find(wanted: Sequence[Wanted]) -> list[bytes]:
@@ -45,7 +47,7 @@ def find(wanted: Sequence[Wanted]) -> list[bytes]:
     for number, one in enumerate(wanted):
         key = (
             one.snapshot.name, one.target, one.offset + one.k, one.exact, one.include, one.where and one.where.key,
-            one.group_by,
+            one.group_by, one.params, one.modality,
         )  # fmt: skip
         alike[key].append(number)
     answers = [b""] * len(wanted)
@@ -73,8 +75,10 @@ def _find_alike(wanted: Sequence[Wanted]) -> list[bytes]:
 
 
 def _search(collection: Collection, vectors: Floats, like: Wanted, depth: int) -> tuple[Floats, Ints]:
-    exact = like.exact or _sooner_exact(collection, depth)
-    return collection.search(vectors, depth, exact=exact, where=like.where)
+    exact = like.exact or (not like.params and _sooner_exact(collection, depth))
+    return collection.search(
+        vectors, depth, exact=exact, where=like.where, params=dict(like.params), modality=like.modality
+    )
 
 
 def _one_of_each(

@@ -89,6 +89,12 @@ class SearchRequest(Strict):
     offset: int = Field(0, ge=0, le=10_000)
     min_score: FiniteFloat | None = None
     exact: bool = Field(False, description="search every vector instead of the approximate index")
+    params: dict[str, int] | None = Field(
+        None,
+        description="search parameters in place of those measured for the target recall: efSearch of a graph, nprobe of"
+        " inverted lists, k_factor of a refinement",
+        examples=[{"efSearch": 200}, {"nprobe": 32, "k_factor": 4}],
+    )
     filter: dict[str, Any] | None = Field(
         None,
         description="conditions on columns: $eq $ne $gt $gte $lt $lte $in $nin $exists, with $and $or $not",

@@ -9,6 +9,7 @@ from vector_index.directory import IndexDirectory
 from vector_index.errors import (
     BadFilter,
     BadIndexType,
+    BadParameter,
     DimensionMismatch,
     IndexLocked,
     IndexNotFound,
@@ -18,14 +19,23 @@ from vector_index.errors import (
     VectorIndexError,
 )
 from vector_index.filters import Filter
-from vector_index.kinds import choose_index_type
-from vector_index.manifest import CollectionStamp, FileStamp, IndexStamp, Manifest, ModelStamp, RecallPoint
+from vector_index.manifest import (
+    CollectionStamp,
+    FileStamp,
+    IndexStamp,
+    Manifest,
+    ModelStamp,
+    OperatingPoint,
+    RecallPoint,
+)
 from vector_index.snapshot import Snapshot
+from vector_index.tuning import Target
 from vector_index.writer import SnapshotWriter
 
 __all__ = [
     "BadFilter",
     "BadIndexType",
+    "BadParameter",
     "Collection",
     "CollectionStamp",
     "DimensionMismatch",
@@ -37,12 +47,13 @@ __all__ = [
     "IndexStamp",
     "Manifest",
     "ModelStamp",
+    "OperatingPoint",
     "RecallPoint",
     "Snapshot",
     "SnapshotCorrupt",
     "SnapshotWriter",
+    "Target",
     "UnknownId",
     "UnsupportedFormat",
     "VectorIndexError",
-    "choose_index_type",
 ]

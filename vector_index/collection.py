@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vector_index import tables
+from vector_index import parameters, tables
 from vector_index.errors import SnapshotCorrupt, UnknownId
 from vector_index.filters import Filter
 from vector_index.manifest import SegmentStamp
@@ -50,8 +50,27 @@ class Collection:
         """Rows that are not deleted."""
         return sum(segment.count for segment in self.segments)
 
+    def check_parameters(self, asked: parameters.Parameters) -> None:
+        """Check parameters for `search`.
+
+        Raises:
+            BadParameter: one that no index here has, or out of its bounds; the message lists what is allowed.
+        """
+        limits: dict[str, int] = {}
+        for segment in self.segments:
+            for name, most in segment.limits.items():
+                limits[name] = max(most, limits.get(name, 0))
+        parameters.check(asked, limits)
+
     def search(
-        self, vectors: npt.NDArray[Any], k: int, *, exact: bool = False, where: Filter | None = None
+        self,
+        vectors: npt.NDArray[Any],
+        k: int,
+        *,
+        exact: bool = False,
+        where: Filter | None = None,
+        params: parameters.Parameters | None = None,
+        modality: str | None = None,
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
         """Find the nearest rows to each query.
 
@@ -60,6 +79,9 @@ class Collection:
             k: how many rows, at least 1.
             exact: compare with every vector as stored (SQ kinds store them rounded) instead of walking the graph.
             where: a filter made for this collection's schema, which every row found satisfies.
+            params: efSearch, nprobe or k_factor, instead of what was chosen for the target recall.
+            modality: of the queries, "images" or "texts": the operating point that was chosen for them is taken;
+                without it, one that serves both.
 
         Returns:
             Inner products, float32, descending, and rows, int64, both (q, min(k, rows to be searched)). Where a graph
@@ -68,7 +90,10 @@ class Collection:
         Raises:
             DimensionMismatch: vectors of another shape.
             ValueError: NaN or infinity in vectors, or k below 1.
+            BadParameter: as `check_parameters` says.
         """
+        asked = params or {}
+        self.check_parameters(asked)
         queries = check_vectors(vectors, self.dim)
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}")
@@ -76,7 +101,10 @@ class Collection:
             return np.empty((0, min(k, self.count(where))), np.float32), np.empty(
                 (0, min(k, self.count(where))), np.int64
             )
-        found = [segment.search(queries, k, exact, segment.select(where)) for segment in self.segments]
+        found = [
+            segment.search(queries, k, segment.select(where), exact=exact, params=asked, modality=modality)
+            for segment in self.segments
+        ]
         if len(found) == 1:
             return found[0]
         scores = np.hstack([scores for scores, _ in found])

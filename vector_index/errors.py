@@ -8,6 +8,7 @@ VectorIndexError
 ├── UnknownId            no row has this id
 ├── DimensionMismatch    vectors of the wrong shape for this index
 ├── BadIndexType         an index type that is not supported
+├── BadParameter         a search parameter that the index does not have, or out of its bounds
 └── BadFilter            a filter that the table's columns do not allow
 
 Bad input data (NaN, duplicate ids, schemas that differ) raises the built-in ValueError; rows out of range, IndexError.
@@ -44,6 +45,10 @@ class DimensionMismatch(VectorIndexError):
 
 class BadIndexType(VectorIndexError):
     """The index type is not one of those supported."""
+
+
+class BadParameter(VectorIndexError):
+    """A search parameter that the index does not have, or out of its bounds; the message says what is allowed."""
 
 
 class BadFilter(VectorIndexError):

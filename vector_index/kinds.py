@@ -1,9 +1,7 @@
-"""FAISS index kinds: which are supported, which to choose, how to build one and measure its recall."""
+"""FAISS index kinds: which strings are taken, what an index is made of, how it is searched."""
 
 import importlib
-import logging
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -11,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 
 from vector_index.errors import BadIndexType
-from vector_index.manifest import IndexStamp, RecallPoint
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 Ints: TypeAlias = npt.NDArray[np.int64]
@@ -19,14 +16,10 @@ Ints: TypeAlias = npt.NDArray[np.int64]
 AUTO: Final = "auto"
 FLAT_ROWS: Final = 50_000
 CHUNK_ROWS: Final = 65_536
-EF_SEARCH: Final = (16, 32, 64, 128, 256, 512)
-EF_CONSTRUCTION: Final = 40
-RECALL_QUERIES: Final = 200
-RECALL_K: Final = 10
-_TIE: Final = 1e-6  # scores this close are equal but for rounding
-_HNSW: Final = re.compile(r"HNSW(?P<m>\d{1,3})(?P<storage>,SQfp16|,SQ8)?")
-
-log = logging.getLogger(__name__)
+_LARGEST_M: Final = 128
+_LARGEST_NLIST: Final = 1 << 20
+_NEIGHBOURS: Final = re.compile(r"HNSW(\d+)")
+_LISTS: Final = re.compile(r"\bIVF(\d+)(_HNSW\d*)?\b")
 
 
 def load_faiss() -> Any:
@@ -34,74 +27,132 @@ def load_faiss() -> Any:
     return importlib.import_module("faiss")
 
 
-def choose_index_type(n: int) -> str:
-    """Return the index type that "auto" stands for at `n` rows: exact while that is fast, else a graph."""
-    return "Flat" if n <= FLAT_ROWS else "HNSW32,SQfp16"
+def check_index_type(kind: str, dim: int) -> None:
+    """Check that "auto" or a string of `faiss.index_factory` gives an index that can serve vectors of `dim`.
 
-
-def check_index_type(kind: str) -> None:
-    """Check that an index type is supported.
+    It must measure inner products, take search parameters or be compared whole, and give its vectors back.
 
     Raises:
-        BadIndexType: it is not; the message lists those that are.
+        BadIndexType: it does not; the message says why.
     """
-    match = _HNSW.fullmatch(kind)
-    if kind not in (AUTO, "Flat") and not (match and 4 <= int(match["m"]) <= 128):
-        allowed = "auto, Flat, HNSW<M>, HNSW<M>,SQfp16 or HNSW<M>,SQ8, with M from 4 to 128"
-        raise BadIndexType(f"index type {kind!r} is not supported: use {allowed}")
+    if kind != AUTO:
+        new_index(kind, dim)
 
 
-def build_index(kind: str, vectors: Floats, queries: Sequence[Floats], target_recall: float) -> tuple[Any, IndexStamp]:
-    """Build a FAISS inner-product index and, unless it is exact, choose its efSearch.
+def new_index(kind: str, dim: int) -> Any:
+    """Make an empty FAISS index.
 
-    Args:
-        kind: a supported index type, or "auto".
-        vectors: unit float32 (n, dim), typically a memory map; read in chunks. An empty one always gets "Flat".
-        queries: sets of unit float32 (q, dim) on each of which the target is to be reached.
-        target_recall: of the smallest efSearch to choose; the largest is taken, with a warning, if none reaches it.
+    Raises:
+        BadIndexType: as `check_index_type` says.
     """
     faiss = load_faiss()
-    n, dim = vectors.shape
-    if kind == AUTO or n == 0:
-        kind = choose_index_type(n)
-    index = faiss.index_factory(dim, kind, faiss.METRIC_INNER_PRODUCT)
-    if hnsw := is_hnsw(index):
-        index.hnsw.efConstruction = EF_CONSTRUCTION
-    if not index.is_trained:
-        index.train(evenly(vectors, CHUNK_ROWS))
-    for start in range(0, n, CHUNK_ROWS):
-        index.add(np.ascontiguousarray(vectors[start : start + CHUNK_ROWS]))
-    if not hnsw:
-        return index, IndexStamp(kind=kind)
-
-    curve = recall_curve(index, vectors, queries)
-    chosen = next((point for point in curve if point.recall_at_10 >= target_recall), curve[-1])
-    if chosen.recall_at_10 < target_recall:
-        log.warning("%s reaches recall@10 %.3f, short of %.3f", kind, chosen.recall_at_10, target_recall)
-    parameters = {
-        "efSearch": chosen.ef_search,
-        "M": int(_HNSW.fullmatch(kind)["m"]),  # type: ignore[index]
-        "efConstruction": EF_CONSTRUCTION,
-    }
-    return index, IndexStamp(kind=kind, parameters=parameters, recall=chosen.recall_at_10, recall_curve=curve)
+    try:
+        index = faiss.index_factory(dim, kind, faiss.METRIC_INNER_PRODUCT)
+    except (RuntimeError, ValueError) as error:
+        known = "auto, Flat, HNSW32,SQ8, IVF4096,RaBitQfs,Refine(SQfp16) and the like"
+        reason = re.sub(r"\s+", " ", str(error)).rpartition("Error: ")[2][:200]
+        raise BadIndexType(f"index type {kind!r}: FAISS cannot make it at dim {dim} ({reason}); use {known}") from None
+    core = core_of(index)
+    if any(not 4 <= int(m) <= _LARGEST_M for m in _NEIGHBOURS.findall(kind)):
+        raise BadIndexType(f"index type {kind!r}: M must be from 4 to {_LARGEST_M}")
+    if is_ivf(core) and core.nlist > _LARGEST_NLIST:
+        raise BadIndexType(f"index type {kind!r}: at most {_LARGEST_NLIST:,} lists are allowed")
+    if is_refined(index) and not isinstance(storage_of(index), faiss.IndexFlatCodes):
+        raise BadIndexType(f"index type {kind!r}: refine with Flat, SQfp16, SQ8 and the like")
+    if not is_refined(index) and (core is not index or isinstance(core, faiss.IndexFastScan | faiss.IndexIVFFastScan)):
+        raise BadIndexType(f"index type {kind!r} does not give its vectors back; add ,Refine(SQfp16)")
+    if not (is_refined(index) or is_hnsw(core) or is_ivf(core) or isinstance(index, faiss.IndexFlatCodes)):
+        raise BadIndexType(f"index type {kind!r}: a {type(index).__name__} cannot be searched with a filter")
+    return index
 
 
-def recall_curve(index: Any, vectors: Floats, queries: Sequence[Floats]) -> list[RecallPoint]:
-    """Measure recall@10 at each efSearch of the ladder: the worst of those on the several sets of queries.
+def lists_of(kind: str) -> int:
+    """Return the number of inverted lists in a kind's string, 0 where it has none."""
+    found = _LISTS.search(kind)
+    return int(found[1]) if found else 0
 
-    A row counts as found if its true score is no less than that of the last exact hit. Counting ids instead would
-    call one of two equal captions wrong.
+
+def is_refined(index: Any) -> bool:
+    """Tell whether candidates of one index are compared anew with better vectors."""
+    return hasattr(index, "refine_index")
+
+
+def is_hnsw(index: Any) -> bool:
+    """Tell whether an index is a graph, with its vectors in `index.storage`."""
+    return hasattr(index, "hnsw")
+
+
+def is_ivf(index: Any) -> bool:
+    """Tell whether an index has inverted lists."""
+    return hasattr(index, "invlists")
+
+
+def base_of(index: Any) -> Any:
+    """Return the index whose candidates are refined, or the index itself. It belongs to `index`."""
+    return load_faiss().downcast_index(index.base_index) if is_refined(index) else index
+
+
+def core_of(index: Any) -> Any:
+    """Return the graph or the lists within refinement and transform. It belongs to `index`."""
+    faiss = load_faiss()
+    base = base_of(index)
+    return faiss.downcast_index(base.index) if isinstance(base, faiss.IndexPreTransform) else base
+
+
+def storage_of(index: Any) -> Any:
+    """Return the index that has every vector as well as it is kept: that of the refinement, of the graph, or itself.
+
+    It belongs to `index`, which must be kept alive beside it.
     """
-    k = min(RECALL_K, len(vectors))
-    last_exact = [exact_scores(each, vectors, k)[:, -1:] for each in queries]
+    faiss = load_faiss()
+    if is_refined(index):
+        return faiss.downcast_index(index.refine_index)
+    return faiss.downcast_index(index.storage) if is_hnsw(index) else index
 
-    def recall(ef_search: int, each: Floats, last: Floats) -> float:
-        _, rows = search(index, each, k, ef_search)
-        scores = np.einsum("qd,qkd->qk", each, vectors[np.maximum(rows, 0)])
-        return float(np.mean((rows >= 0) & (scores >= last - _TIE)))
 
-    sets = list(zip(queries, last_exact, strict=True))
-    return [RecallPoint(ef_search=ef, recall_at_10=min(recall(ef, *each) for each in sets)) for ef in EF_SEARCH]
+def search_all(index: Any, vectors: Floats, k: int, selector: Any = None) -> tuple[Floats, Ints]:
+    """Compare every vector of a storage, or those that a faiss.IDSelector keeps: scores and rows as of `search`."""
+    faiss = load_faiss()
+    if is_ivf(index):
+        params = faiss.IVFSearchParameters(nprobe=index.nlist, sel=selector)
+    else:
+        params = faiss.SearchParameters(sel=selector) if selector is not None else None
+    return search(index, vectors, k, params)
+
+
+def search_rows(storage: Any, vectors: Floats, k: int, rows: Ints) -> tuple[Floats, Ints]:
+    """Compare the given rows of a storage: scores and rows as of `search`, k <= len(rows).
+
+    They are gathered first, so that the cost is that of the rows, not of the whole collection.
+    """
+    faiss = load_faiss()
+    best = np.empty((len(vectors), 0), np.float32)
+    found = np.empty((len(vectors), 0), np.int64)
+    for start in range(0, len(rows), CHUNK_ROWS // 4):
+        some = rows[start : start + CHUNK_ROWS // 4]
+        gathered = storage.reconstruct_batch(some)
+        scores, places = faiss.knn(vectors, gathered, min(k, len(some)), metric=faiss.METRIC_INNER_PRODUCT)
+        best, found = np.hstack([best, scores]), np.hstack([found, some[places]])
+        order = np.argsort(-best, axis=1, kind="stable")[:, :k]
+        best, found = np.take_along_axis(best, order, 1), np.take_along_axis(found, order, 1)
+    return best, found
+
+
+def search(index: Any, vectors: Floats, k: int, params: Any = None) -> tuple[Floats, Ints]:
+    """Search with faiss.SearchParameters: float32 scores, descending, and int64 rows, (q, k); -inf and -1 for none."""
+    scores, rows = index.search(vectors, k, params=params)
+    scores[rows < 0] = -np.inf
+    return scores, rows
+
+
+def read_index(path: Path) -> Any:
+    """Open a FAISS index in a memory map: codes, lists and vectors are read when they are needed.
+
+    Raises:
+        RuntimeError: FAISS cannot read the file.
+    """
+    faiss = load_faiss()
+    return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
 
 
 def exact_scores(queries: Floats, vectors: Floats, k: int) -> Floats:
@@ -115,47 +166,11 @@ def exact_scores(queries: Floats, vectors: Floats, k: int) -> Floats:
     return best
 
 
-def search(index: Any, vectors: Floats, k: int, ef_search: int, selector: Any = None) -> tuple[Floats, Ints]:
-    """Search an index, an HNSW one at `ef_search`: float32 scores descending and int64 rows, both (q, k).
-
-    `selector`, a faiss.IDSelector, keeps the search to some rows. Both go with the call, not into the index, so that
-    threads may search one index with different ones.
-    """
-    faiss = load_faiss()
-    params = None
-    if is_hnsw(index):
-        params = faiss.SearchParametersHNSW(efSearch=ef_search, sel=selector)
-    elif selector is not None:
-        params = faiss.SearchParameters(sel=selector)
-    scores, rows = index.search(vectors, k, params=params)
-    scores[rows < 0] = -np.inf
-    return scores, rows
-
-
-def is_hnsw(index: Any) -> bool:
-    """Tell whether an index is a graph, with its vectors in `index.storage`."""
-    return hasattr(index, "hnsw")
-
-
-def exact_storage(index: Any) -> Any:
-    """Return the index that compares a query with every vector: of a graph its storage, else the index itself.
-
-    The storage belongs to the index, which must be kept alive beside it.
-    """
-    return load_faiss().downcast_index(index.storage) if is_hnsw(index) else index
-
-
-def read_index(path: Path) -> Any:
-    """Open a FAISS index in a memory map. Flat, HNSW and both scalar-quantised storages can be searched so.
-
-    Raises:
-        RuntimeError: FAISS cannot read the file.
-    """
-    faiss = load_faiss()
-    return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
-
-
 def evenly(vectors: Floats, count: int) -> Floats:
     """Return up to `count` of the vectors, evenly spread, as a contiguous array in memory."""
-    n = len(vectors)
-    return np.ascontiguousarray(vectors[np.linspace(0, n - 1, min(n, count)).astype(np.int64)])
+    return np.ascontiguousarray(vectors[evenly_spread(len(vectors), count)])
+
+
+def evenly_spread(n: int, count: int) -> Ints:
+    """Return up to `count` of the rows 0 … n - 1, evenly spread, int64."""
+    return np.linspace(0, n - 1, min(n, count)).astype(np.int64)

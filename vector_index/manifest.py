@@ -3,17 +3,15 @@
 import json
 from datetime import datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from vector_index.errors import SnapshotCorrupt, UnsupportedFormat
 
 FORMAT_VERSION: Final = 2
 _READABLE: Final = (1, 2)  # 1 has one segment, the whole, in each collection
 MANIFEST_NAME: Final = "manifest.json"
-
-_ALIASES: Final = {"ef_search": "efSearch", "recall_at_10": "recall@10"}
 
 
 class _Stamp(BaseModel):
@@ -36,20 +34,40 @@ class FileStamp(_Stamp):
 
 
 class RecallPoint(_Stamp):
-    """Recall@10 against exact search, measured at one efSearch; in JSON `{"efSearch": …, "recall@10": …}`."""
+    """Recall@10 against exact search and a query's milliseconds of one thread, measured with some parameters."""
 
-    model_config = ConfigDict(alias_generator=lambda name: _ALIASES[name], populate_by_name=True)
+    model_config = ConfigDict(populate_by_name=True)
 
-    ef_search: int
-    recall_at_10: float
+    parameters: dict[str, int]
+    recall_at_10: float = Field(alias="recall@10")
+    ms: float
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_once(cls, value: Any) -> Any:
+        """The points of the first snapshots were `{"efSearch": …, "recall@10": …}`, without a time."""
+        if isinstance(value, dict) and "efSearch" in value:
+            return {"parameters": {"efSearch": value["efSearch"]}, "recall@10": value.get("recall@10"), "ms": 0.0}
+        return value
+
+
+class OperatingPoint(RecallPoint):
+    """The point chosen for the queries of one modality, and the curve that it is chosen from, the quickest first."""
+
+    curve: list[RecallPoint] = []
 
 
 class IndexStamp(_Stamp):
-    """A FAISS index: its factory string, its parameters (efSearch, M, efConstruction) and its measured recall@10."""
+    """A FAISS index: its factory string, what it was built with and is searched with by default, its recall@10.
+
+    `queries` has the operating point for "images" and for "texts" as queries, as far as they were measured; `recall` is
+    the lower of theirs. The first snapshots have one `recall_curve` for both instead.
+    """
 
     kind: str
     parameters: dict[str, int] = {}
     recall: float = 1.0
+    queries: dict[str, OperatingPoint] = {}
     recall_curve: list[RecallPoint] = []
 
 

@@ -4,6 +4,7 @@ import threading
 from bisect import bisect_left
 from collections import OrderedDict
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,13 +12,17 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from vector_index import kinds, tables
+from vector_index import kinds, parameters, tables
 from vector_index.errors import DimensionMismatch, SnapshotCorrupt
 from vector_index.filters import Filter
 from vector_index.manifest import SegmentStamp
 
 # A graph's step costs as much as comparing with this many vectors (3 µs and 0.04 to 0.1 µs).
 GRAPH_STEP: Final = 50
+# Comparing with a vector that a filter keeps costs as much as passing over this many codes in inverted lists.
+CODES_A_VECTOR: Final = 12
+# Gathering a vector costs as much as asking of this many rows whether they are selected (6 µs and 3 to 6 ns).
+GATHERED: Final = 1_000
 _REMEMBERED: Final = 16  # selections, each a bit a row
 
 
@@ -32,6 +37,11 @@ class Selection:
     def of(cls, mask: npt.NDArray[np.bool_]) -> "Selection":
         """Of bool (rows,)."""
         return cls(int(mask.sum()), np.packbits(mask, bitorder="little"))
+
+    @cached_property
+    def rows(self) -> npt.NDArray[np.int64]:
+        """Their numbers, rising, int64 (count,)."""
+        return np.flatnonzero(np.unpackbits(self.bits, bitorder="little"))
 
 
 class Segment:
@@ -52,12 +62,12 @@ class Segment:
         self.order: npt.NDArray[np.int64] = open_part(Path(f"{path}.order.npy"), _map_rows)
         self.index = open_part(Path(f"{path}.faiss"), kinds.read_index)
         self.deleted = open_part(Path(f"{path}.deleted.npy"), _map_rows) if stamp.deleted else np.empty(0, np.int64)
-        self._storage = kinds.exact_storage(self.index)
-        self._ef_search = stamp.index.parameters.get("efSearch", 0)
+        self._storage = kinds.storage_of(self.index)
+        core = kinds.core_of(self.index)
+        self._nlist: int = core.nlist if kinds.is_ivf(core) else 0
+        self.limits = parameters.allowed(self.index)
         self._selections: OrderedDict[bytes, Selection] = OrderedDict()
         self._lock = threading.Lock()
-        if kinds.is_hnsw(self.index):
-            self.index.hnsw.efSearch = self._ef_search
 
         counts = {"arrow": len(self.table), "order.npy": len(self.order), "faiss": self.index.ntotal}
         for suffix, rows in counts.items():
@@ -85,16 +95,35 @@ class Segment:
         return mask
 
     def search(
-        self, queries: npt.NDArray[np.float32], k: int, exact: bool, selection: Selection | None
+        self,
+        queries: npt.NDArray[np.float32],
+        k: int,
+        selection: Selection | None,
+        *,
+        exact: bool = False,
+        params: parameters.Parameters,
+        modality: str | None = None,
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-        """The nearest of the selected rows (None: all) to each of float32 (q, dim): scores and rows, (q, at most k)."""
+        """The nearest of the selected rows (None: all) to each of float32 (q, dim): scores and rows, (q, at most k).
+
+        Of `params` those count that this index knows.
+        """
         k = min(k, self.count if selection is None else selection.count)
         if k == 0:
             return np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
-        ef = max(self._ef_search, k)
+        exact = exact or not self.limits
+        wanted = self._parameters(k, {name: params[name] for name in params if name in self.limits}, modality)
         if selection is None or selection.count == len(self):
-            return kinds.search(self._storage if exact else self.index, queries, k, ef)
-        return self._search_some(queries, k, ef, selection, exact)
+            if exact:
+                return kinds.search_all(self._storage, queries, k)
+            return kinds.search(self.index, queries, k, parameters.to_faiss(self.index, wanted))
+        return self._search_some(queries, k, wanted, selection, exact)
+
+    def _parameters(self, k: int, asked: parameters.Parameters, modality: str | None) -> dict[str, int]:
+        chosen = self.stamp.index.queries.get(modality or "")
+        defaults = self.stamp.index.parameters if chosen is None else chosen.parameters
+        known = {name: min(defaults.get(name, most), most) for name, most in self.limits.items()}
+        return parameters.at_depth(known, asked, k, len(self), self._nlist)
 
     def select(self, where: Filter | None) -> Selection | None:
         """Which rows a filter keeps, deleted ones left out; remembered for the filters asked for last.
@@ -116,22 +145,43 @@ class Segment:
         return found
 
     def _search_some(
-        self, queries: npt.NDArray[np.float32], k: int, ef: int, selection: Selection, exact: bool
+        self, queries: npt.NDArray[np.float32], k: int, wanted: dict[str, int], selection: Selection, exact: bool
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-        """Walk the graph past rows that are not selected, the farther the fewer are; or compare with all that are.
+        """Search past rows that are not selected, the farther the fewer are; or compare with all that are.
 
-        Few rows are compared sooner than a long walk is made. A walk that ends with too few rows went astray among the
-        others: such queries are compared with all too.
+        Few rows are compared sooner than a long search is made. A search that ends with too few rows went astray among
+        the others: such queries are compared with all too.
         """
+        if exact or self._sooner_compared(wanted, selection):
+            return self._compare(queries, k, selection)
+        farther = {**wanted}
+        if "efSearch" in farther:
+            farther["efSearch"] = farther["efSearch"] * len(self) // selection.count
+        if "nprobe" in farther:
+            farther["nprobe"] = min(self._nlist, -(-farther["nprobe"] * len(self) // selection.count))
         selector = kinds.load_faiss().IDSelectorBitmap(selection.bits)
-        farther = ef * len(self) // selection.count
-        if exact or not kinds.is_hnsw(self.index) or farther * GRAPH_STEP >= selection.count:
-            return kinds.search(self._storage, queries, k, 0, selector)
-        scores, rows = kinds.search(self.index, queries, k, farther, selector)
+        scores, rows = kinds.search(self.index, queries, k, parameters.to_faiss(self.index, farther, selector))
         astray = np.flatnonzero(rows[:, -1] < 0)
         if len(astray):
-            scores[astray], rows[astray] = kinds.search(self._storage, queries[astray], k, 0, selector)
+            scores[astray], rows[astray] = self._compare(queries[astray], k, selection)
         return scores, rows
+
+    def _sooner_compared(self, wanted: dict[str, int], selection: Selection) -> bool:
+        if "efSearch" in wanted:
+            return wanted["efSearch"] * len(self) // selection.count * GRAPH_STEP >= selection.count
+        if "nprobe" in wanted:
+            lists = min(self._nlist, wanted["nprobe"] * len(self) // selection.count)
+            return selection.count * CODES_A_VECTOR <= len(self) * lists // self._nlist
+        return True
+
+    def _compare(
+        self, queries: npt.NDArray[np.float32], k: int, selection: Selection
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        """Compare every row selected; few are gathered, many found by passing over the others."""
+        if selection.count * GATHERED <= len(self):
+            return kinds.search_rows(self._storage, queries, k, selection.rows)
+        selector = kinds.load_faiss().IDSelectorBitmap(selection.bits)
+        return kinds.search_all(self._storage, queries, k, selector)
 
     def row_of(self, id: str) -> int | None:
         """The row that has this id and is not deleted, by binary search through the map."""

@@ -13,6 +13,7 @@ from vector_index import kinds, tables
 from vector_index.manifest import SegmentStamp
 from vector_index.segment import Segment, check_vectors
 from vector_index.snapshot import thumbnails_name
+from vector_index.tuning import RECALL_QUERIES, Queries, Target, build_index
 
 _NORM_TOLERANCE: Final = 1e-2  # half-precision vectors pass, vectors that nobody normalised do not
 
@@ -112,12 +113,13 @@ class SegmentWriter:
         shape = (self.rows, self._dim)
         return np.memmap(self._spill.name, np.float32, "r", shape=shape) if self.rows else np.empty(shape, np.float32)
 
-    def sample(self) -> kinds.Floats:
-        """Queries to measure recall with, once closed: some of the vectors, float32 (q, dim)."""
-        return kinds.evenly(self.vectors(), kinds.RECALL_QUERIES)
+    def sample(self, own: bool) -> Queries:
+        """Queries to measure recall with, once closed: some of the vectors; `own` for rows of what is measured."""
+        rows = kinds.evenly_spread(self.rows, RECALL_QUERIES)
+        return Queries(np.ascontiguousarray(self.vectors()[rows]), rows if own else None)
 
     def finish(
-        self, snapshot: Path, name: str, index_type: str, queries: Sequence[kinds.Floats], target_recall: float
+        self, snapshot: Path, name: str, index_type: str, queries: dict[str, Queries], target: Target
     ) -> SegmentStamp:
         """Make it the segment `name` of the snapshot in the making at this path.
 
@@ -130,8 +132,7 @@ class SegmentWriter:
         if (twice := tables.first_out_of_order(table, order)) is not None:
             raise ValueError(f"{name}: id {twice!r} is there twice")
         np.save(snapshot / f"{name}.order.npy", order)
-        index, stamp = kinds.build_index(index_type, self.vectors(), queries, target_recall)
-        kinds.load_faiss().write_index(index, str(snapshot / f"{name}.faiss"))
+        stamp = build_index(index_type, self.vectors(), queries, target, snapshot / f"{name}.faiss")
         os.rename(self._folder / "rows.arrow", snapshot / f"{name}.arrow")
         if self._thumbnails is not None:
             os.rename(self._folder / "thumbnails.arrow", snapshot / thumbnails_name(name))

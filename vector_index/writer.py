@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -20,9 +20,10 @@ from vector_index.directory import IndexDirectory
 from vector_index.errors import SnapshotCorrupt
 from vector_index.files import fsync, link, sha256
 from vector_index.manifest import MANIFEST_NAME, CollectionStamp, FileStamp, Manifest, ModelStamp, SegmentStamp
-from vector_index.segment import Segment
+from vector_index.segment import Segment, check_vectors
 from vector_index.segment_writer import SegmentWriter
 from vector_index.snapshot import COLLECTIONS, REJECTS, Snapshot, manifest_hash, segment_files, thumbnails_name
+from vector_index.tuning import RECALL_QUERIES, Queries, Target, is_exact
 
 _DEAD: Final = 0.25  # share of deleted rows from which a segment is rewritten: a graph walks through them all the same
 
@@ -51,6 +52,9 @@ class SnapshotWriter:
         source: str,
         index_type: str = "auto",
         target_recall: float = 0.95,
+        memory: int | None = None,
+        target_latency_ms: float | None = None,
+        text_queries: Callable[[], npt.NDArray[np.float32]] | None = None,
         base: Snapshot | None = None,
         further_source: str | None = None,
     ) -> None:
@@ -60,17 +64,20 @@ class SnapshotWriter:
             directory: the index, which need not exist yet.
             model: the encoder that made the vectors.
             source: what was indexed, for the manifest.
-            index_type: "auto" (chosen for images and texts apart, by their number), "Flat", "HNSW<M>",
-                "HNSW<M>,SQfp16" or "HNSW<M>,SQ8".
-            target_recall: the recall@10 for which an HNSW index chooses its efSearch.
+            index_type: "auto" (chosen by measurement for images and texts apart), or a string of FAISS' index_factory.
+            target_recall: the recall@10 that the index's search parameters are chosen for.
+            memory: bytes that "auto" may let an index hold in memory.
+            target_latency_ms: milliseconds that a query may take, on one thread, where the recall allows it.
+            text_queries: gives unit vectors of texts such as will be asked, (q, dim); called for a corpus that has no
+                texts of its own and is not searched exactly.
             base: a snapshot of the same directory and model to change.
             further_source: a place that addresses of what is added begin with.
 
         Raises:
-            BadIndexType: another index type.
+            BadIndexType: an index type that FAISS cannot make or that cannot serve.
             ValueError: target_recall is not in (0, 1], or the base was built with another model.
         """
-        kinds.check_index_type(index_type)
+        kinds.check_index_type(index_type, model.dim)
         if not 0 < target_recall <= 1:
             raise ValueError(f"target_recall must be above 0 and at most 1, got {target_recall}")
         if base is not None and base.manifest.model.fingerprint != model.fingerprint:
@@ -79,7 +86,8 @@ class SnapshotWriter:
         self._model = model
         self._source = source
         self._index_type = index_type
-        self._target_recall = target_recall
+        self._target = Target(target_recall, memory, target_latency_ms)
+        self._text_queries = text_queries
         self._base = base
         known = base.manifest.sources if base is not None else []
         self._sources = list(dict.fromkeys([*known, *([further_source] if further_source else [])]))
@@ -189,10 +197,11 @@ class SnapshotWriter:
         linked: dict[str, FileStamp] = {}
         for change in (self._images, self._texts):
             linked |= change.merge(self._path, self._base, compact)
-        samples = [change.sample() for change in (self._images, self._texts) if change.writes]
+        changes = (self._images, self._texts)
+        queries = [self._queries(change) for change in changes]
         image_stamp, text_stamp = (
-            change.finish(self._path, self._index_type, samples, self._target_recall)
-            for change in (self._images, self._texts)
+            change.finish(self._path, self._index_type, asked, self._target)
+            for change, asked in zip(changes, queries, strict=True)
         )
 
         created = datetime.now(UTC)
@@ -202,7 +211,7 @@ class SnapshotWriter:
             source=self._source,
             sources=self._sources,
             index_type=self._index_type,
-            target_recall=self._target_recall,
+            target_recall=self._target.recall,
             images=image_stamp,
             texts=text_stamp,
             rejects=self._reject_count,
@@ -226,6 +235,13 @@ class SnapshotWriter:
         fsync(self._directory.snapshots)
         self._directory.make_current(name)
         return name
+
+    def _queries(self, searched: "_Change") -> dict[str, Queries]:
+        """Vectors of each modality to measure the index of what is written with."""
+        queries = {change.name: change.sample(own=change is searched) for change in (self._images, self._texts)}
+        if self._texts.count == 0 and self._text_queries is not None and not searched.exact(self._index_type):
+            queries["texts"] = Queries(check_vectors(self._text_queries(), self._model.dim))
+        return {name: each for name, each in queries.items() if len(each.vectors)}
 
     def _write_reject(self, uri: str, reason: str) -> None:
         self._reject_file.write(json.dumps({"uri": uri, "reason": reason}, ensure_ascii=False) + "\n")
@@ -260,7 +276,7 @@ class _Change:
 
     def __init__(self, scratch: Path, name: str, required: pa.Schema, dim: int, base: Collection | None) -> None:
         self.new = SegmentWriter(scratch, required, dim)
-        self._scratch, self._name, self._required, self._dim, self._base = scratch, name, required, dim, base
+        self.name, self._scratch, self._required, self._dim, self._base = name, scratch, required, dim, base
         self._old: list[tuple[Segment, set[int]]] = [(each, set()) for each in base.segments] if base else []
         self._kept: list[SegmentStamp] = []
         self.writes = True
@@ -301,16 +317,22 @@ class _Change:
         self.writes = bool(self.new.rows or not self._kept)
         return linked
 
-    def sample(self) -> kinds.Floats:
-        return self.new.sample()
+    def sample(self, own: bool) -> Queries:
+        """Queries to measure recall with: of what is written, else of the base; `own` for those of its own rows."""
+        if self.new.rows or self._base is None:
+            return self.new.sample(own)
+        live = self._base.live()
+        return Queries(self._base.vectors(live[kinds.evenly_spread(len(live), RECALL_QUERIES)]))
 
-    def finish(
-        self, snapshot: Path, index_type: str, queries: list[kinds.Floats], target_recall: float
-    ) -> CollectionStamp:
+    def exact(self, index_type: str) -> bool:
+        """Whether what is written is searched exactly, so that nothing is to be measured."""
+        return is_exact(index_type, self.new.rows)
+
+    def finish(self, snapshot: Path, index_type: str, queries: dict[str, Queries], target: Target) -> CollectionStamp:
         stamps = list(self._kept)
         if self.writes:
             name = self._segment(len(self._kept))
-            stamps.append(self.new.finish(snapshot, name, index_type, [q for q in queries if len(q)], target_recall))
+            stamps.append(self.new.finish(snapshot, name, index_type, queries, target))
         largest = max(stamps, key=lambda stamp: stamp.rows)
         rows = sum(stamp.rows - stamp.deleted for stamp in stamps)
         return CollectionStamp(rows=rows, index=largest.index, segments=stamps)
@@ -334,14 +356,14 @@ class _Change:
         return segment.count - len(gone)
 
     def _segment(self, number: int) -> str:
-        return f"{self._name}-{number}" if number else self._name
+        return f"{self.name}-{number}" if number else self.name
 
     def _link(
         self, snapshot: Path, base: Snapshot, segment: Segment, gone: set[int], name: str, linked: dict[str, FileStamp]
     ) -> SegmentStamp:
         old = segment.stamp.name
         pairs = list(zip(segment_files(old), segment_files(name), strict=True))
-        if self._name == "images":
+        if self.name == "images":
             pairs.append((thumbnails_name(old), thumbnails_name(name)))
         if segment.stamp.deleted and not gone:
             pairs.append((f"{old}.deleted.npy", f"{name}.deleted.npy"))

@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from crossmodal.quantity import BYTES, MILLISECONDS, quantity
+
 if TYPE_CHECKING:
     from indexer.engine import Encoder, Engine
+    from vector_index import RecallPoint
 
 app = typer.Typer(help="Build and look after index directories.", no_args_is_help=True)
 _Index = Annotated[Path, typer.Argument(help="The index directory.")]
@@ -26,8 +29,12 @@ def build(
     out: Annotated[Path, typer.Option(help="The index directory.")],
     model: Annotated[str, typer.Option(help="tiny, a directory, ARCHITECTURE/TAG, hf-hub:org/name")] = "tiny",
     captions: Annotated[str | None, typer.Option(help="A table of `image` and `caption` for a folder.")] = None,
-    index_type: Annotated[str, typer.Option(help="auto, Flat, HNSW32, HNSW32,SQfp16, …")] = "auto",
-    target_recall: Annotated[float, typer.Option(help="recall@10 that HNSW must reach.", min=0, max=1)] = 0.95,
+    index_type: Annotated[
+        str, typer.Option(help="auto, or what FAISS' index_factory takes: Flat, HNSW32,SQ8, …")
+    ] = "auto",
+    target_recall: Annotated[float, typer.Option(help="recall@10 that the index must reach.", min=0, max=1)] = 0.95,
+    memory: Annotated[str | None, typer.Option(help="Most that auto lets an index hold in memory: 4GB, 500MB")] = None,
+    target_latency: Annotated[str | None, typer.Option(help="Most that a search may take: 5ms")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda")] = "auto",
     runtime: Annotated[str, typer.Option(help="auto, openvino, torch")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, bf16, fp32, int8")] = "auto",
@@ -44,6 +51,8 @@ def build(
     from dual_encoder import load_encoder
     from indexer import build_index
 
+    latency = None if target_latency is None else quantity(target_latency, MILLISECONDS, "--target-latency")
+    held = None if memory is None else int(quantity(memory, BYTES, "--memory"))
     if engine not in ("local", "ray"):
         raise typer.BadParameter(f"{engine!r} is neither local nor ray", param_hint="--engine")
     options: dict[str, Any] = {"device": device, "runtime": runtime, "precision": precision}
@@ -58,6 +67,8 @@ def build(
         report = stack.enter_context(progress("indexing"))
         result = build_index(
             source, out, encoder, captions=captions, index_type=index_type, target_recall=target_recall,
+            memory=held,
+            target_latency_ms=latency,
             resume=resume, thumbnails=thumbnails, progress=lambda p: report(p.done, p.total),
         )  # fmt: skip
     if json:
@@ -160,13 +171,21 @@ def gc(
 
 
 @app.command()
-def info(index: _Index, json: _Json = False) -> None:
-    """The live snapshot: model, counts, index kinds, measured recall."""
+def info(
+    index: _Index,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw recall against latency.")] = None,
+    json: _Json = False,
+) -> None:
+    """The live snapshot: model, counts, index kinds, recall and latency as measured."""
     from crossmodal.output import print_json, print_table
     from vector_index import IndexDirectory
 
     with IndexDirectory(index).open() as snapshot:
         manifest = snapshot.manifest
+        if plot is not None:
+            from crossmodal.plot import draw_curves
+
+            draw_curves(manifest, plot)
         if json:
             print_json({"snapshot": snapshot.name, **manifest.model_dump(mode="json", by_alias=True)})
             return
@@ -175,8 +194,16 @@ def info(index: _Index, json: _Json = False) -> None:
         for name, stamp in (("pictures", manifest.images), ("captions", manifest.texts)):
             parts = f", {len(stamp.segments)} segments" if len(stamp.segments) > 1 else ""
             rows.append((name, f"{stamp.rows:,} in {stamp.index.kind}, recall@10 {stamp.index.recall:.3f}{parts}"))
+            for asked, point in stamp.index.queries.items():
+                rows.append((f"  asked with {asked}", _shown(point)))
+                rows += [("", f"  {_shown(each)}") for each in point.curve]
         rows += [("rejected", manifest.rejects), ("bytes", f"{sum(f.size for f in manifest.files.values()):,}")]
         print_table(["", ""], rows)
+
+
+def _shown(point: RecallPoint) -> str:
+    values = ", ".join(f"{name} {value}" for name, value in point.parameters.items())
+    return f"recall@10 {point.recall_at_10:.3f} in {point.ms:.2f} ms with {values}"
 
 
 @app.command()

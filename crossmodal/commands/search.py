@@ -19,6 +19,9 @@ def search(
     filter: Annotated[
         str | None, typer.Option(metavar="JSON", help="Conditions on columns, as the REST API has them.")
     ] = None,
+    params: Annotated[
+        str | None, typer.Option(metavar="JSON", help='Search parameters, as of the REST API: {"efSearch": 200}')
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the REST API's answer.")] = False,
 ) -> None:
     """Search an index from the shell."""
@@ -28,7 +31,7 @@ def search(
         raise typer.BadParameter("give exactly one of --text and --image")
     if target not in ("images", "texts"):
         raise typer.BadParameter(f"{target!r} is not images or texts", param_hint="--target")
-    answer = _search(index, text, image, target, k, model, exact, filter)
+    answer = _search(index, text, image, target, k, model, exact, filter, params)
     if json:
         print_json(answer)
         return
@@ -47,6 +50,7 @@ def _search(
     model: str | None,
     exact: bool,
     filter: str | None,
+    params: str | None,
 ) -> dict[str, Any]:
     """One request through the service's own engine."""
     import asyncio
@@ -63,11 +67,13 @@ def _search(
     if image is not None:
         picture = image.read_bytes()
         query = {"image": {"base64": ""}}
-    try:
-        where = None if filter is None else json.loads(filter)
-    except ValueError as error:
-        raise ValueError(f"--filter: not JSON: {error}") from None
-    wanted = SearchRequest.model_validate({"query": query, "k": k, "exact": exact, "filter": where})
+    options: dict[str, Any] = {"query": query, "k": k, "exact": exact}
+    for name, value in (("filter", filter), ("params", params)):
+        try:
+            options[name] = None if value is None else json.loads(value)
+        except ValueError as error:
+            raise ValueError(f"--{name}: not JSON: {error}") from None
+    wanted = SearchRequest.model_validate(options)
     engine = Engine(Settings(index=index, model=model), lazy=True)
     try:
         found = asyncio.run(answer(engine, target, wanted, time.perf_counter(), picture))  # type: ignore[arg-type]

@@ -90,8 +90,8 @@ async def _multipart(request: Request) -> tuple[bytes, dict[str, Any]]:
     if not data:
         raise Problem(422, "image: the file is empty (0 bytes)")
     options: dict[str, Any] = {**request.query_params, **fields}
-    if "filter" in options:
-        options["filter"] = _object(options["filter"])
+    for name in {"filter", "params"} & options.keys():
+        options[name] = _object(options[name], name)
     for name in {"include", "facets"} & options.keys():
         options[name] = _split(options[name])
     return data, options
@@ -101,8 +101,8 @@ def _split(include: str) -> list[str]:
     return [part.strip() for part in include.split(",") if part.strip()]
 
 
-def _object(text: str) -> Any:
+def _object(text: str, name: str = "filter") -> Any:
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        raise Problem(422, f"filter: not JSON: {error}") from None
+        raise Problem(422, f"{name}: not JSON: {error}") from None

@@ -250,3 +250,14 @@ def test_a_changed_file_elsewhere_is_encoded_again(tmp_path: Path, encoder: Dual
     assert build_index("memory://c", tmp_path / "index", encoder, part_size=8).resumed_parts == 1
     with IndexDirectory(tmp_path / "index").open() as snapshot:
         assert snapshot.images.take([10]).to_pylist()[0]["width"] == 30
+
+
+def test_a_corpus_without_captions_is_measured_with_bundled_queries(
+    tmp_path: Path, scenes: Path, encoder: DualEncoder
+) -> None:
+    build_index(scenes.parent / "images", tmp_path, encoder, index_type="HNSW8", thumbnails=False)
+    with IndexDirectory(tmp_path).open() as snapshot:
+        assert len(snapshot.texts) == 0
+        stamp = snapshot.manifest.images.index
+    assert set(stamp.queries) == {"images", "texts"}
+    assert stamp.queries["texts"].curve

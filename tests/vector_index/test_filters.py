@@ -158,7 +158,7 @@ def test_as_deep_as_allowed() -> None:
     Filter.parse(nested(7), SCHEMA)
 
 
-@pytest.mark.parametrize("kind", ["Flat", "HNSW16,SQfp16"])
+@pytest.mark.parametrize("kind", ["Flat", "HNSW16,SQfp16", "IVF32,SQfp16", "IVF32,RaBitQfs,Refine(SQfp16)"])
 def test_search_finds_the_nearest_of_what_is_kept(
     directory: IndexDirectory, publish: Callable[..., str], make_corpus: Any, kind: str, tmp_path: Path
 ) -> None:
@@ -198,3 +198,57 @@ def test_a_walk_that_goes_astray_is_made_good(
         scores, rows = snapshot.images.search(query, 40, where=where)
     assert set(rows[0].tolist()) == set(far.tolist())
     assert (np.diff(scores[0]) <= 0).all()
+
+
+@pytest.mark.parametrize("kind", ["HNSW16,SQ8", "IVF64,SQ8", "IVF64,RaBitQfs,Refine(SQfp16)", "PQ4x4fs,Refine(SQfp16)"])
+def test_recall_whatever_share_a_filter_keeps(
+    directory: IndexDirectory, writer: Callable[..., Any], kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """50 % to 0.01 % of the rows, each kept at random."""
+    count = 20_000
+    rng = np.random.default_rng(4)
+    vectors = rng.standard_normal((count, 16)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    place = rng.permutation(count) / count
+    ids = [f"{row:05}" for row in range(count)]
+    with writer(index_type=kind) as started:
+        started.add_images(pa.record_batch({"id": ids, "uri": ids, "place": place}), vectors)
+        started.publish()
+    queries = rng.standard_normal((50, 16)).astype(np.float32) + 1
+    queries /= np.linalg.norm(queries, axis=1, keepdims=True)
+    with directory.open() as snapshot:
+        images = snapshot.images
+        for share in (0.5, 0.1, 0.01, 0.001, 0.0001):
+            where = Filter.parse({"place": {"$lt": share}}, images.schema)
+            rows = images.search(queries, 10, where=where)[1]
+            kept = np.flatnonzero(place < share)
+            k = min(10, len(kept))
+            best = -np.sort(-(queries @ vectors[kept].T), axis=1)[:, k - 1 : k]
+            assert rows.shape == (50, k)
+            assert np.isin(rows, kept).all()
+            found = np.einsum("qd,qkd->qk", queries, vectors[rows]) >= best - 2e-3
+            assert found.mean() >= 0.95, share
+
+
+def test_lists_are_searched_farther_for_what_lies_far(
+    directory: IndexDirectory, writer: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a filter keeps need not lie where the query is."""
+    monkeypatch.setattr("vector_index.segment.Segment._sooner_compared", lambda *_: False)
+    rng = np.random.default_rng(5)
+    vectors = rng.standard_normal((10_000, 16)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    place = vectors[:, 0].argsort().argsort() / len(vectors)
+    ids = [f"{row:05}" for row in range(len(vectors))]
+    with writer(index_type="IVF64,SQfp16", target_recall=0.9) as started:
+        started.add_images(pa.record_batch({"id": ids, "uri": ids, "place": place}), vectors)
+        started.publish()
+    queries = vectors[place > 0.9][:50]
+    with directory.open() as snapshot:
+        images = snapshot.images
+        for share in (0.5, 0.1):
+            where = Filter.parse({"place": {"$lt": share}}, images.schema)
+            rows = images.search(queries, 10, where=where)[1]
+            best = -np.sort(-(queries @ vectors[place < share].T), axis=1)[:, 9:10]
+            found = np.einsum("qd,qkd->qk", queries, vectors[rows]) >= best - 2e-3
+            assert found.mean() >= 0.95, share

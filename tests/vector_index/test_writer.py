@@ -129,6 +129,6 @@ def test_what_cannot_be_published(directory: IndexDirectory, writer: Start, corp
 
 def test_bad_options(writer: Start) -> None:
     with pytest.raises(BadIndexType):
-        writer(index_type="IVF16,Flat")
+        writer(index_type="IVF16,Flit")
     with pytest.raises(ValueError, match="target_recall"):
         writer(target_recall=95)

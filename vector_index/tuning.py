@@ -1,0 +1,267 @@
+"""Choosing a kind and its operating points by measurement, for each modality that will be asked."""
+
+import logging
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from vector_index import kinds, parameters
+from vector_index.construction import EF_CONSTRUCTION, write_index
+from vector_index.kinds import AUTO, FLAT_ROWS, Floats, Ints
+from vector_index.manifest import IndexStamp, OperatingPoint, RecallPoint
+
+EF_SEARCH: Final = (16, 32, 64, 128, 256, 512, 1024)
+NPROBE: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+K_FACTOR: Final = (5, 10, 20, 40, 80, 160, 320)
+RECALL_QUERIES: Final = 200
+RECALL_K: Final = 10
+SAMPLE_ROWS: Final = 50_000  # that kinds are compared on
+_ENOUGH: Final = 0.998  # of recall: what costs more is not measured
+_GAIN: Final = 0.002  # in recall: a deeper refinement that gains less is not followed further
+_TIE: Final = 1e-6  # scores this close are equal but for rounding
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Target:
+    """What an index is to reach: recall@10; bytes that may be held in memory; milliseconds a query, on one thread."""
+
+    recall: float = 0.95
+    memory: int | None = None
+    latency_ms: float | None = None
+
+
+@dataclass(frozen=True)
+class Queries:
+    """Unit float32 (q, dim) of one modality. `rows` are the queries' own rows where they are rows of the collection
+    searched, int64 (q,): such a row is its own nearest neighbour, which proves nothing, and is left out."""
+
+    vectors: Floats
+    rows: Ints | None = None
+
+
+def build_index(kind: str, vectors: Floats, queries: Mapping[str, Queries], target: Target, path: Path) -> IndexStamp:
+    """Build a FAISS inner-product index at `path` and measure it with queries of each modality ("images", "texts").
+
+    Args:
+        kind: a string of `index_factory`, or "auto".
+        vectors: unit float32 (n, dim), typically a memory map; read in chunks. An empty one always gets "Flat".
+        queries: by modality; those of no modality are measured on their own vectors.
+        target: the cheapest operating point that reaches it is chosen for each modality; the best, with a warning,
+            where none does.
+    """
+    queries = {name: each for name, each in queries.items() if len(each.vectors)}
+    among = choose_index_types(vectors, queries, target) if kind == AUTO else [kind]
+    best: IndexStamp | None = None
+    for each in among:
+        beside = path.with_suffix(".part")
+        stamp = _build(each, vectors, queries, target, beside)
+        if best is None or stamp.recall > best.recall:
+            beside.replace(path)
+            best = stamp
+        beside.unlink(missing_ok=True)
+        if best.recall >= target.recall:
+            break
+    assert best is not None
+    for name, point in best.queries.items():
+        if point.recall_at_10 < target.recall:
+            said = "%s reaches recall@10 %.3f for %s as queries, short of %.3f"
+            log.warning(said, best.kind, point.recall_at_10, name, target.recall)
+        if target.latency_ms is not None and point.ms > target.latency_ms:
+            log.warning(
+                "%s takes %.2f ms for %s as queries, more than %g", best.kind, point.ms, name, target.latency_ms
+            )
+    return best
+
+
+def _build(kind: str, vectors: Floats, queries: Mapping[str, Queries], target: Target, path: Path) -> IndexStamp:
+    kind = write_index(kind, vectors, path)
+    index = kinds.read_index(path)
+    fixed = facts(index)
+    if not parameters.allowed(index):
+        return IndexStamp(kind=kind, parameters=fixed)
+    points = {name: operating_point(index, vectors, each, target) for name, each in queries.items()}
+    return IndexStamp(
+        kind=kind,
+        parameters={**fixed, **widest(points)},
+        recall=min((point.recall_at_10 for point in points.values()), default=1.0),
+        queries=points,
+    )
+
+
+def facts(index: Any) -> dict[str, int]:
+    """Return what an index was built with: M and efConstruction, or nlist."""
+    core = kinds.core_of(index)
+    if kinds.is_hnsw(core):
+        return {"M": core.hnsw.nb_neighbors(0) // 2, "efConstruction": EF_CONSTRUCTION}
+    return {"nlist": core.nlist} if kinds.is_ivf(core) else {}
+
+
+def widest(points: Mapping[str, OperatingPoint]) -> dict[str, int]:
+    """Return parameters that serve every modality: of each name the largest value."""
+    names = {name for point in points.values() for name in point.parameters}
+    return {name: max(point.parameters.get(name, 0) for point in points.values()) for name in sorted(names)}
+
+
+def candidates(n: int, dim: int) -> list[str]:
+    """Return the kinds that "auto" compares for (n, dim) vectors: those that paid somewhere (docs/scaling.md)."""
+    if n <= FLAT_ROWS:
+        return ["Flat"]
+    lists = list_count(n)
+    quantiser = f"IVF{lists}_HNSW32" if lists > 8_192 else f"IVF{lists}"
+    codes = ["SQ8", "RaBitQfs,Refine(SQfp16)"] + ([f"PQ{dim // 4}x4fs,Refine(SQfp16)"] if dim % 8 == 0 else [])
+    return [*(f"{quantiser},{each}" for each in codes), "HNSW32,SQ8"]
+
+
+def is_exact(kind: str, n: int) -> bool:
+    """Tell whether a kind is exact at `n` rows, so that nothing is measured."""
+    return n == 0 or "Flat" in (kind, *(candidates(n, 1) if kind == AUTO else ()))
+
+
+def list_count(n: int) -> int:
+    """Return how many inverted lists suit `n` rows: the power of two nearest 4 √n."""
+    return int(2 ** round(np.log2(4 * n**0.5)))
+
+
+def choose_index_types(vectors: Floats, queries: Mapping[str, Queries], target: Target) -> list[str]:
+    """Return what "auto" stands for, the best first: of the candidates that fit into the memory, the one whose slowest
+    modality is fastest on a sample of the vectors, at the recall that is wanted. One that does not reach it comes last.
+
+    The next ones are for a corpus where the first falls short of the recall: among more vectors codes must tell nearer
+    neighbours apart than in the sample.
+    """
+    n = len(vectors)
+    among = candidates(*vectors.shape)
+    if len(among) == 1:
+        return among
+    sample = kinds.evenly(vectors, SAMPLE_ROWS)
+    asked = {name: Queries(each.vectors) for name, each in queries.items()} or {
+        "images": Queries(kinds.evenly(sample, RECALL_QUERIES))
+    }
+    measured: list[tuple[bool, bool, float, str]] = []
+    with tempfile.TemporaryDirectory(prefix="choose-") as folder:
+        for kind in among:
+            small = kind.replace(f"IVF{list_count(n)}", f"IVF{list_count(len(sample))}").replace("_HNSW32,", ",")
+            path = Path(folder, "sample.faiss")
+            write_index(small, sample, path)
+            index = kinds.read_index(path)
+            held = held_bytes(index, path) / len(sample) * n
+            points = [operating_point(index, sample, each, target) for each in asked.values()]
+            slowest = max(point.ms for point in points)
+            short = any(point.recall_at_10 < target.recall for point in points)
+            too_large = target.memory is not None and held > target.memory
+            measured.append((too_large, short, held if too_large else slowest, kind))
+            log.info(
+                "%s: %.2f ms a query, recall@10 %.3f, %d MB in memory",
+                kind,
+                slowest,
+                min(point.recall_at_10 for point in points),
+                held / 2**20,
+            )
+    measured.sort()
+    fitting = [kind for too_large, _, _, kind in measured if not too_large]
+    if not fitting:
+        said = "no kind fits %d vectors into %d bytes; the smallest, %s, needs %d"
+        log.warning(said, n, target.memory, measured[0][3], measured[0][2])
+    return fitting or [measured[0][3]]
+
+
+def held_bytes(index: Any, path: Path) -> int:
+    """Return how much of an index a search needs in memory: all but the vectors that refine, which are read a few at a
+    time from the map."""
+    size = path.stat().st_size
+    storage = kinds.storage_of(index)
+    return size - (storage.ntotal * storage.code_size if kinds.is_refined(index) else 0)
+
+
+def operating_point(index: Any, vectors: Floats, queries: Queries, target: Target) -> OperatingPoint:
+    """Measure recall@10 and milliseconds at every step of the ladders, and choose.
+
+    The cheapest point is taken whose recall is the target's even one standard error lower, for other queries will be
+    asked; of those within the latency, where one is given, the best if none reaches it.
+    """
+    curve, certain = [], []
+    for point, error in recall_curve(index, vectors, queries):
+        curve.append(point)
+        certain.append(point.recall_at_10 - error >= target.recall)
+    in_time = [target.latency_ms is None or point.ms <= target.latency_ms for point in curve]
+    good = [point for point, sure, quick in zip(curve, certain, in_time, strict=True) if sure and quick]
+    quick_enough = [point for point, quick in zip(curve, in_time, strict=True) if quick]
+    if good:
+        chosen = min(good, key=lambda point: point.ms)
+    elif quick_enough:
+        chosen = max(quick_enough, key=lambda point: (point.recall_at_10, -point.ms))
+    else:
+        chosen = min(curve, key=lambda point: point.ms)
+    return OperatingPoint(
+        parameters=chosen.parameters, recall_at_10=chosen.recall_at_10, ms=chosen.ms, curve=frontier(curve)
+    )
+
+
+def frontier(curve: list[RecallPoint]) -> list[RecallPoint]:
+    """Return the points that no other beats in both recall and time, the quickest first."""
+    kept: list[RecallPoint] = []
+    for point in sorted(curve, key=lambda point: (point.ms, -point.recall_at_10)):
+        if not kept or point.recall_at_10 > kept[-1].recall_at_10:
+            kept.append(point)
+    return kept
+
+
+def recall_curve(index: Any, vectors: Floats, queries: Queries) -> Iterator[tuple[RecallPoint, float]]:
+    """Yield recall@10 at each step of the ladders, with its standard error; queries are searched one by one.
+
+    A row counts as found if its true score is no less than that of the last exact hit. Counting ids instead would
+    call one of two equal captions wrong. Milliseconds are those of the processor, on one thread: they do not change
+    with what else the machine is doing.
+    """
+    faiss = kinds.load_faiss()
+    own = queries.rows
+    k = min(RECALL_K + (own is not None), len(vectors))
+    last = kinds.exact_scores(queries.vectors, vectors, k)[:, -1:]
+    threads = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)  # so that the time is that of this thread
+    try:
+        before: tuple[list[int], float] | None = None
+        done: list[int] | None = None
+        for step in ladder(index):
+            place = [value for name, value in step.items() if name != "k_factor"]
+            if place == done:
+                continue
+            asked = parameters.to_faiss(index, step)
+            kinds.search(index, queries.vectors[:5], k, asked)
+            began = time.thread_time()
+            rows = np.vstack([kinds.search(index, one[None], k, asked)[1] for one in queries.vectors])
+            ms = (time.thread_time() - began) * 1e3 / len(rows)
+            scores = np.einsum("qd,qkd->qk", queries.vectors, vectors[np.maximum(rows, 0)])
+            hit = (rows >= 0) & (scores >= last - _TIE)
+            if own is not None:
+                hit &= rows != own[:, None]
+            share = hit.sum(1) / max(1, k - (own is not None))
+            recall = float(np.minimum(share, 1).mean())
+            error = float(share.std() / len(share) ** 0.5)
+            yield RecallPoint(parameters=step, recall_at_10=recall, ms=ms), error
+            if "k_factor" not in step:
+                if recall >= _ENOUGH:
+                    return
+            elif recall >= _ENOUGH or (before is not None and before[0] == place and recall < before[1] + _GAIN):
+                done = place
+            before = place, recall
+    finally:
+        faiss.omp_set_num_threads(threads)
+
+
+def ladder(index: Any) -> Iterator[dict[str, int]]:
+    """Yield the parameters to measure: every combination, each name's values rising."""
+    limits = parameters.allowed(index)
+    steps = {"efSearch": EF_SEARCH, "nprobe": NPROBE, "k_factor": K_FACTOR}
+    names = list(limits)
+    values = [[value for value in steps[name] if value <= limits[name]] for name in names]
+    for combination in product(*values):
+        yield dict(zip(names, combination, strict=True))

@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
+from threading import BoundedSemaphore
 from typing import Protocol
 
 import numpy as np
@@ -18,6 +19,8 @@ from PIL import Image
 from corpus import Record
 from indexer.ledger import Ledger
 from indexer.rows import Choice, Row, add_texts, new_texts, pack, read_row
+
+_READERS = 32  # files asked for at a time: those of the web take their time to come
 
 
 class Encoder(Protocol):
@@ -86,10 +89,11 @@ class LocalEngine(Engine):
         self, records: Iterator[Record], job: Job
     ) -> Iterator[tuple[Row, NDArray[np.float32] | None, bytes | None]]:
         size, prepare = self.encoder.image_size, self.encoder.preprocess
-        with ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="decoder") as decoders:
+        cores = BoundedSemaphore(os.cpu_count() or 1)
+        with ThreadPoolExecutor(_READERS, thread_name_prefix="reader") as readers:
 
             def submit(record: Record) -> Future[tuple[Row, NDArray[np.float32] | None, bytes | None]]:
-                return decoders.submit(read_row, record, size, prepare, job.thumbnails)
+                return readers.submit(read_row, record, size, prepare, job.thumbnails, cores)
 
             queue = deque(map(submit, islice(records, job.batch_size * 4)))
             while queue:

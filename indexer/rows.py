@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
 import numpy as np
@@ -24,11 +25,16 @@ T = TypeVar("T")
 
 
 def read_row(
-    record: Record, size: tuple[int, int], prepare: Callable[[Image.Image], T], thumbnails: bool
+    record: Record,
+    size: tuple[int, int],
+    prepare: Callable[[Image.Image], T],
+    thumbnails: bool,
+    core: AbstractContextManager[object] = nullcontext(),  # noqa: B008
 ) -> tuple[Row, T | None, bytes | None]:
     """Everything about a record that needs no encoder: its row, what `prepare` makes of the picture, its thumbnail.
 
-    `size` is (height, width) in px of what the model sees. A row with a `reject` has neither. Runs on any thread.
+    `size` is (height, width) in px of what the model sees. A row with a `reject` has neither. Runs on any thread, and
+    holds `core` while it computes, not while it waits for the file.
     """
     good = [text for text in record.captions if len(text) <= MAX_CAPTION]
     row: Row = {
@@ -41,11 +47,12 @@ def read_row(
     }  # fmt: skip
     try:
         data = record.read()
-        # Reduced-scale decoding must still leave a thumbnail its pixels.
-        decoded = open_image(data, max(*size, SIDE // 2))
-        row |= {"sha256": hashlib.sha256(data).hexdigest(), "width": decoded.width, "height": decoded.height}
-        small = thumbnail(decoded.image) if thumbnails else None
-        return row, prepare(decoded.image), small
+        with core:
+            # Reduced-scale decoding must still leave a thumbnail its pixels.
+            decoded = open_image(data, max(*size, SIDE // 2))
+            row |= {"sha256": hashlib.sha256(data).hexdigest(), "width": decoded.width, "height": decoded.height}
+            small = thumbnail(decoded.image) if thumbnails else None
+            return row, prepare(decoded.image), small
     except OSError as error:
         row["reject"] = f"{UNREADABLE}{error.strerror or error}"
     except MemoryError:

@@ -14,6 +14,7 @@ from service.errors import Problem
 from service.results import image_item
 from service.routes.shared import EngineOf
 from service.schemas import ImageItem
+from vector_index import Snapshot
 
 router = APIRouter(prefix="/v1/images", tags=["pictures"])
 # What a browser may show in its place. An SVG or a page could carry a script; anything else is saved, not shown.
@@ -45,7 +46,7 @@ async def content(id: str, engine: EngineOf) -> Response:
     row = await engine.in_searcher(lambda: snapshot.images.take([row_of(snapshot.images, id)], columns).to_pylist()[0])
     if row["uri"].startswith(("http://", "https://")):
         return RedirectResponse(row["uri"])
-    root = engine.settings.corpus_root or snapshot.manifest.source
+    root = _root_of(row["uri"], snapshot, engine.settings.corpus_root)
     try:
         data = await engine.queries.off_loop(lambda: files.read(root, row["uri"], row["offset"], row["length"]))
     except (OSError, ValueError) as error:
@@ -65,3 +66,11 @@ def _kept(engine: Engine) -> dict[str, str]:
 def _why(error: Exception) -> str:
     """Without the place: that is for the operator alone."""
     return (error.strerror if isinstance(error, OSError) else str(error)) or type(error).__name__
+
+
+def _root_of(uri: str, snapshot: Snapshot, moved_to: str | None) -> str:
+    """The place that a picture must lie beneath: the corpus', or that of what was added from elsewhere."""
+    for place in snapshot.manifest.sources:
+        if uri.startswith(f"{place.rstrip('/')}/"):
+            return place
+    return moved_to or snapshot.manifest.source

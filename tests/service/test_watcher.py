@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import hashlib
+import io
 import logging
 import os
 import shutil
@@ -16,8 +18,10 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
+from PIL import Image
 
-from indexer import remove_from_index
+from dual_encoder import load_encoder
+from indexer import add_to_index, remove_from_index
 from service.app import create_app
 from service.settings import Settings
 from vector_index import IndexDirectory
@@ -129,3 +133,21 @@ def until(happens: Any) -> None:
     while not happens():
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def test_content_of_what_was_added_from_elsewhere(directory: IndexDirectory, scenes: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    picture = io.BytesIO()
+    Image.new("RGB", (40, 30), "teal").save(picture, "PNG")
+    (elsewhere / "teal.png").write_bytes(picture.getvalue())
+    add_to_index(elsewhere, directory.path, load_encoder("tiny"))
+    id = hashlib.sha256(picture.getvalue()).hexdigest()[:16]
+    with serving(Settings(index=directory.path)) as base:
+        answer = httpx.get(f"{base}/v1/images/{id}/content")
+        assert (answer.status_code, answer.content) == (200, picture.getvalue())
+        hit = httpx.get(f"{base}/v1/search/images", params={"image_id": id, "k": 1}).json()["hits"][0]
+        assert hit["uri"] == str(elsewhere / "teal.png")
+        (elsewhere / "teal.png").unlink()
+        (elsewhere / "teal.png").symlink_to("/etc/hostname")
+        assert httpx.get(f"{base}/v1/images/{id}/content").status_code == 404

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -197,9 +198,10 @@ class Engine:
 def _read_ahead(snapshot: Snapshot) -> None:
     """Have the system read the indexes: a walk of a graph would wait for the disk at every step (6 ms, not 0.2).
 
-    What does not fit into half of the memory that is free is left: vectors that refine come last in their file.
+    What does not fit into half of the memory that can be had is left: vectors that refine come last in their file.
     """
-    left = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    told = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+    left = int(told["MemAvailable"].split()[0]) * 1024 // 2
     for path in sorted(snapshot.path.glob("*.faiss")):
         with path.open("rb") as file:
             wanted = min(path.stat().st_size, left)

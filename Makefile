@@ -29,6 +29,7 @@ check: .venv/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	docker/supply_chain.sh licences vulnerabilities
 
 clean:
 	rm -rf .venv .demo build dist *.egg-info .coverage .pytest_cache .mypy_cache .ruff_cache

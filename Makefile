@@ -4,17 +4,21 @@ CORPUS ?=
 MODEL ?= tiny
 BIN = .venv/bin
 
-.PHONY: demo test test-deploy check bench clean
+.PHONY: demo test test-cluster test-deploy check bench clean
 
 # Index a corpus (drawn here unless CORPUS names a folder) and serve it: the main job, without torch.
 demo: .venv/cpu
 	$(BIN)/crossmodal demo --port $(PORT) --model $(MODEL) $(if $(CORPUS),--corpus "$(CORPUS)")
 
-# In two processes: torch in training beside OpenVINO and FAISS in one process has crashed at the end of a long run.
+# In two processes: what training imports would stay in memory for the rest.
 COVERAGE = $(foreach package,corpus crossmodal dual_encoder indexer service training vector_index,--cov=$(package))
 test: .venv/dev /usr/bin/chromium /usr/bin/redis-server
-	$(BIN)/python -m pytest $(COVERAGE) --cov-report= --ignore=tests/training
+	$(BIN)/python -m pytest $(COVERAGE) --cov-report= --ignore=tests/training --ignore-glob='tests/indexer/test_ray_*.py'
 	$(BIN)/python -m pytest $(COVERAGE) --cov-append --cov-report=term tests/training
+
+# Indexes on a Ray cluster of two nodes on this machine, and kills its workers and one of its nodes: two minutes.
+test-cluster: .venv/dev
+	$(BIN)/python -m pytest tests/indexer/test_ray_*.py
 
 # Builds the images and breaks replicas behind a balancer, with a real Docker engine: as root, in about 20 minutes.
 test-deploy: .venv/deploy /usr/bin/wrk

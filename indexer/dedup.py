@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ _BATCH = 256  # pictures searched for at once
 _K = 8  # neighbours asked for at first, the picture itself among them
 _FARTHER = 4  # times as many, where all were near
 _FOUND = 2**21  # scores in memory
+_ROUNDING = 1e-6  # by which a vector's cosine with itself may be below 1
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ class _Groups:
 class _Search:
     def __init__(self, images: Collection, rows: int, threshold: float) -> None:
         self.groups = _Groups(rows)
-        self._images, self._threshold = images, threshold
+        self._images, self._threshold = images, threshold - _ROUNDING
         self._followed: dict[bytes, int] = {}  # vectors that many are near to -> their row
 
     def join(self, rows: NDArray[np.int64]) -> None:
@@ -116,7 +118,8 @@ class _Search:
         """Whether nothing like it was followed before: what is near to one copy of many is near to the others."""
         if not is_first:
             return True
-        other = self._followed.setdefault(np.round(vector, 5).tobytes(), row)
+        key = hashlib.blake2b(np.round(vector, 5).tobytes(), digest_size=16).digest()
+        other = self._followed.setdefault(key, row)
         if other != row:
             self.groups.join(row, other, float(vector @ self._images.vectors([other])[0]))
         return other == row

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from pydantic import BaseModel
 
 from corpus import SourceError
+from vector_index import ModelStamp
 
 MARK = b"crossmodal"  # key in a Parquet file's metadata, under which an export tells where it comes from
 VECTOR = "vector"
@@ -41,13 +42,21 @@ class Shard:
     captions: Path | None = None
 
 
+class Mark(BaseModel):
+    """What an export says of itself: the index' source and model, and the columns `added` to those of its pictures."""
+
+    source: str
+    model: ModelStamp
+    added: list[str]
+
+
 @dataclass(frozen=True)
 class Embeddings:
-    """All that a folder has. `texts` are captions with a vector each; `mark` is what an export says of itself."""
+    """All that a folder has. `texts` are captions with a vector each; `mark` is there where it was exported."""
 
     shards: list[Shard]
     texts: Shard | None
-    mark: dict[str, Any]
+    mark: Mark | None
 
 
 class Vectors(NamedTuple):
@@ -89,19 +98,23 @@ def find_embeddings(folder: Path, dim: int) -> Embeddings:
     for shard in [*shards, *([texts] if texts else [])]:
         _check(shard, dim)
     try:
-        mark = json.loads((shards[0].schema.metadata or {}).get(MARK, b"{}"))
+        mark = Mark.model_validate_json((shards[0].schema.metadata or {}).get(MARK, b""))
     except ValueError:
-        mark = {}
-    return Embeddings(shards, texts, mark if isinstance(mark, dict) else {})
+        mark = None
+    return Embeddings(shards, texts, mark)
 
 
-def read_rows(shard: Shard, dim: int) -> Iterator[Rows]:
-    """The rows of a shard, some at a time, without their column `vector`. Raises SourceError, which names the file."""
+def read_rows(shard: Shard, dim: int, skip: Collection[str] = ()) -> Iterator[Rows]:
+    """The rows of a shard, some at a time, without their column `vector` and those to `skip`.
+
+    Raises SourceError: the file, which it names, cannot be read, or all its vectors have another dim.
+    """
     matrix = _open_npy(shard.vectors) if shard.vectors else None
     captions = _open_npy(shard.captions) if shard.captions else None
     start = 0
     with named(shard.table), pq.ParquetFile(shard.table, memory_map=True) as file:
-        for batch in file.iter_batches(_BATCH):
+        wanted = [name for name in shard.schema.names if name not in skip] if skip else None
+        for batch in file.iter_batches(_BATCH, columns=wanted):
             stop = start + batch.num_rows
             if matrix is None:
                 vectors = _of_column(batch.column(VECTOR), dim, shard.table)

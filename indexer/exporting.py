@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import time
@@ -18,7 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from indexer.build import Progress
-from indexer.embeddings import MARK, VECTOR
+from indexer.embeddings import MARK, VECTOR, Mark
 from indexer.ledger import text_digest
 from vector_index import Collection, IndexDirectory, Snapshot
 from vector_index.files import fsync
@@ -81,8 +80,8 @@ class _Export:
         self._snapshot, self._folder, self._progress = snapshot, folder, progress
         added = ["image_path", "caption"] if format == "clip-retrieval" else [VECTOR]
         manifest = snapshot.manifest
-        said = {"format": format, "added": added, "source": manifest.source, "model": manifest.model.model_dump()}
-        self._mark: dict[Any, Any] = {MARK: json.dumps(said).encode()}
+        mark = Mark(source=manifest.source, model=manifest.model, added=added)
+        self._mark: dict[Any, Any] = {MARK: mark.model_dump_json()}
         taken = {*snapshot.images.schema.names, *added}
         self._names: dict[str, str] = {}  # of the index' columns, in the files
         for name in snapshot.images.schema.names:

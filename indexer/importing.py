@@ -23,7 +23,7 @@ from corpus.remote import is_remote
 from dual_encoder.image import ImageError, open_image
 from indexer.build import MAX_CAPTION, Encoder, Progress
 from indexer.columns import Columns, evenly_spaced
-from indexer.embeddings import Embeddings, Rows, find_embeddings, named, read_rows
+from indexer.embeddings import VECTOR, Embeddings, Rows, find_embeddings, named, read_rows
 from indexer.import_ledger import ImportLedger
 from indexer.ledger import text_digest
 from vector_index import IndexDirectory, ModelStamp, SnapshotWriter
@@ -76,15 +76,16 @@ def import_index(
     began = time.monotonic()
     folder = Path(folder)
     found = find_embeddings(folder, encoder.dim)
-    columns = Columns(
-        [shard.schema for shard in found.shards], ["vector", *found.mark.get("added", ())], exported=bool(found.mark)
-    )
+    mark = found.mark
+    schemas = [shard.schema for shard in found.shards]
+    skip = mark.added if mark else [VECTOR] if found.shards[0].vectors is None else []
+    columns = Columns(schemas, skip, exported=mark is not None)
     if columns.id is None and columns.uri is None:
         names = ", ".join(found.shards[0].schema.names)
         raise SourceError(f"{found.shards[0].table}: no column tells an id or an address; there are {names}")
     if columns.left_out:
         log.warning("%s: columns of bytes are left out: %s", folder, ", ".join(columns.left_out))
-    root = place_of(source or found.mark.get("source") or folder)
+    root = place_of(source or (mark and mark.source) or folder)
     cosines = _compare(found, columns, root, encoder, folder) if checked else []
 
     directory = IndexDirectory(out)
@@ -101,9 +102,8 @@ def import_index(
         total = sum(shard.rows for shard in found.shards)
         done = 0
         for shard in found.shards:
-            for rows in read_rows(shard, encoder.dim):
-                with named(shard.table):
-                    work.take(rows, shard.table)
+            for rows in read_rows(shard, encoder.dim, columns.left_out):
+                work.take(rows, shard.table)
                 done += rows.table.num_rows
                 if progress:
                     progress(Progress(done, total))
@@ -111,8 +111,7 @@ def import_index(
             raise SourceError(f"no usable row in {folder}: {work.rejected} rejected, the first: {work.first_reject}")
         if found.texts is not None:
             for rows in read_rows(found.texts, encoder.dim):
-                with named(found.texts.table):
-                    work.take_texts(rows, found.texts.table)
+                work.take_texts(rows, found.texts.table)
         if encode_captions:
             for texts in ledger.without_vector(_BATCH):
                 ledger.give(zip(texts, encoder.encode_texts(texts), strict=True))
@@ -134,8 +133,9 @@ class _Import:
     def take(self, rows: Rows, path: Path) -> None:
         """Write pictures, and remember their captions."""
         table = rows.table
-        ids, uris = self._columns.texts(table, self._columns.id), self._columns.texts(table, self._columns.uri)
-        captions = self._columns.captions_of(table)
+        with named(path):
+            ids, uris = self._columns.texts(table, self._columns.id), self._columns.texts(table, self._columns.uri)
+            captions = self._columns.captions_of(table)
         kept: list[int] = []
         known: dict[str, list[Any]] = {"id": [], "uri": [], "captions": []}
         given: list[tuple[str, NDArray[np.float32]]] = []
@@ -164,7 +164,8 @@ class _Import:
                     else:
                         given.append((said[0], rows.captions.unit[row]))
         if kept:
-            batch = self._columns.images(table.take(pa.array(kept)), known)
+            with named(path):
+                batch = self._columns.images(table.take(pa.array(kept)), known)
             self._writer.add_images(batch, rows.vectors.unit[kept])
             self._ledger.note(zip(known["id"], known["captions"], strict=True))
             self._ledger.give(given)
@@ -173,14 +174,16 @@ class _Import:
     def take_texts(self, rows: Rows, path: Path) -> None:
         """Vectors for captions of the pictures that have been written."""
         given = []
-        for row, text in enumerate(self._columns.texts(rows.table, "text")):
+        with named(path):
+            texts = self._columns.texts(rows.table, "text")
+        for row, text in enumerate(texts):
             where = f"{path.name} row {rows.start + row}"
             if text is None:
                 self._reject(where, "there is no text")
             elif row in rows.vectors.wrong:
                 self._reject(where, rows.vectors.wrong[row])
             else:
-                given.append((text, rows.vectors.unit[row]))
+                given.append((text.strip(), rows.vectors.unit[row]))
         for text in self._ledger.give(given):
             self._reject(f"{path.name}: {text[:200]}", "no picture has this caption")
 
@@ -206,9 +209,12 @@ class _Import:
 
 def _compare(found: Embeddings, columns: Columns, root: str, encoder: Encoder, folder: Path) -> list[float]:
     """The cosines of vectors as they are given and as the model makes them. Raises SourceError for other models'."""
-    model = found.mark.get("model")
-    if isinstance(model, dict) and model.get("fingerprint") != encoder.fingerprint:
-        raise SourceError(f"{folder} was exported from an index of model {model.get('reference')!r}, not this one's")
+    if found.mark and found.mark.model.fingerprint != encoder.fingerprint:
+        model = found.mark.model
+        raise SourceError(
+            f"{folder}: exported from an index of model {model.reference!r} ({model.fingerprint[:12]}), not of "
+            f"{encoder.reference!r} ({encoder.fingerprint[:12]})"
+        )
     cosines = []
     for vector, image in _samples(found, columns, root, encoder):
         pixels = encoder.preprocess(image)[np.newaxis]
@@ -230,7 +236,7 @@ def _samples(
     left = _COMPARED
     for number in chosen:
         shard = found.shards[number]
-        rows = next(read_rows(shard, encoder.dim), None)
+        rows = next(read_rows(shard, encoder.dim, columns.left_out), None)
         if rows is None:
             continue
         with named(shard.table):

@@ -14,9 +14,10 @@ from indexer.build import Progress
 from vector_index import Collection, IndexDirectory
 
 _BATCH = 256  # pictures searched for at once
-_K = 8  # neighbours asked for at first, the picture itself among them
+_K = 16  # neighbours asked for at first, the picture itself among them
 _FARTHER = 4  # times as many, where all were near
 _FOUND = 2**21  # scores in memory
+_SELF = 0.99  # what a picture's cosine with itself is never below, however it is rounded
 _ROUNDING = 1e-6  # by which a vector's cosine with itself may be below 1
 
 
@@ -92,7 +93,7 @@ class _Search:
             size = max(1, _FOUND // k)
             for start in range(0, len(rows), size):
                 part = slice(start, start + size)
-                scores, found = self._images.search(vectors[part], k)
+                scores, found = self._nearest(rows[part], vectors[part], k)
                 near = (scores >= self._threshold) & (found >= 0)
                 self._note(rows[part], scores, found, near)
                 if found.shape[1] == k:  # else these were all there are
@@ -100,6 +101,16 @@ class _Search:
             unlike = [place for place in farther if self._is_new(int(rows[place]), vectors[place], k == _K)]
             rows, vectors = rows[unlike], vectors[unlike]
             k *= _FARTHER
+
+    def _nearest(
+        self, rows: NDArray[np.int64], vectors: NDArray[np.float32], k: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """The k nearest. A walk through a graph that does not find the picture itself went astray: compare with all."""
+        scores, found = self._images.search(vectors, k)
+        astray = np.flatnonzero(~(found == rows[:, np.newaxis]).any(axis=1) & (scores[:, -1] < _SELF))
+        if len(astray):
+            scores[astray], found[astray] = self._images.search(vectors[astray], k, exact=True)
+        return scores, found
 
     def _note(
         self,

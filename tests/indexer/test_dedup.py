@@ -63,29 +63,69 @@ def groups_by_brute_force(vectors: np.ndarray, threshold: float) -> list[list[in
     return sorted(groups, key=lambda group: (-len(group), group[0]))
 
 
+def write(index: Path, vectors: np.ndarray, kind: str = "auto") -> None:
+    """An index whose ids are the numbers of the rows."""
+    directory = IndexDirectory(index)
+    model = ModelStamp(reference="tiny", fingerprint="f00d", dim=vectors.shape[1])
+    ids = [f"{n:04}" for n in range(len(vectors))]
+    with directory.lock(), SnapshotWriter(directory, model=model, source="", index_type=kind) as writer:
+        writer.add_images(pa.record_batch({"id": ids, "uri": ids}), vectors)
+        writer.publish()
+
+
 @pytest.mark.parametrize("kind", ["Flat", "HNSW16"])
 def test_as_brute_force_says(tmp_path: Path, kind: str) -> None:
     """Groups of up to 300, far more than the neighbours that are asked for at first; of equal vectors too."""
     random = np.random.default_rng(1)
-    sizes = [300, 40, 9, 8, 2, 2] + [1] * 400
+    sizes = [300, 40, 9, 8] + [2] * 30 + [1] * 400
     centres = random.standard_normal((len(sizes), 32))
     vectors = np.repeat(centres, sizes, axis=0)
     vectors[: sizes[0]] += random.standard_normal((sizes[0], 32)) * 0.05
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     order = random.permutation(len(vectors))
     vectors = vectors[order].astype(np.float32)
-    directory = IndexDirectory(tmp_path)
-    model = ModelStamp(reference="tiny", fingerprint="f00d", dim=32)
-    ids = [f"{n:04}" for n in range(len(vectors))]
-    with directory.lock(), SnapshotWriter(directory, model=model, source="", index_type=kind) as writer:
-        writer.add_images(pa.record_batch({"id": ids, "uri": ids}), vectors)
-        writer.publish()
+    write(tmp_path, vectors, kind)
     found = find_duplicates(tmp_path)
     expected = groups_by_brute_force(vectors, 0.97)
     assert len(expected[0]) == 300
     assert [[int(id) for id in group.ids] for group in found] == expected
     assert all(0.97 <= group.score <= 1.0001 for group in found)
-    assert find_duplicates(tmp_path, threshold=1)[0] == DuplicateGroup(found[1].ids, found[1].ids, pytest.approx(1))
+    equal = find_duplicates(tmp_path, threshold=1)
+    assert equal == [DuplicateGroup(group.ids, group.ids, pytest.approx(1)) for group in found[1:]]
+
+
+def on_a_circle(degrees: list[float]) -> np.ndarray:
+    angles = np.radians(degrees)
+    return np.stack([np.cos(angles), np.sin(angles)], axis=1)
+
+
+def test_two_crowds_that_are_near_each_other(tmp_path: Path) -> None:
+    """Each has more copies of its own than are asked for at first; one of them is of equal vectors."""
+    degrees = [0.0] * 40 + [12 + n / 100 for n in range(40)] + [90.0] * 3
+    write(tmp_path, on_a_circle(degrees).astype(np.float32))
+    found = find_duplicates(tmp_path)
+    assert [len(group.ids) for group in found] == [80, 3]
+    assert found[0].score == pytest.approx(np.cos(np.radians(12)), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("degrees", "weakest"),
+    [
+        ({0: 0, 1: 13, 2: 6}, 7),  # the nearest pairs join first: 13 degrees are not needed
+        ({0: 0, 1: 13, 300: 20, 301: 28}, 13),  # what a later batch joins is nearer
+    ],
+)
+def test_the_weakest_link(tmp_path: Path, degrees: dict[int, float], weakest: float) -> None:
+    vectors = np.zeros((302, 64))
+    vectors[:, 2:] = np.random.default_rng(0).standard_normal((302, 62))
+    for row, at in degrees.items():
+        vectors[row] = 0
+        vectors[row, :2] = on_a_circle([at])[0]
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    write(tmp_path, vectors.astype(np.float32))
+    [group] = find_duplicates(tmp_path)
+    assert [int(id) for id in group.ids] == list(degrees)
+    assert group.score == pytest.approx(np.cos(np.radians(weakest)), abs=1e-5)
 
 
 def test_what_cannot_be_looked_for(tmp_path: Path, index: Path) -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from corpus import SourceError
 from dual_encoder import DualEncoder
-from indexer import add_to_index, import_index
+from indexer import add_to_index, import_index, importing
 from service.results import image_item
 from vector_index import Filter, IndexDirectory, IndexLocked, Snapshot
 
@@ -131,6 +131,7 @@ def test_columns_keep_the_types_that_filters_know(tmp_path: Path, encoder: DualE
         "name": pa.array(["ü", ""], pa.large_string()),
         "kind": pa.array(["x", "y"]).dictionary_encode(),
         "when": pa.array([at, None], pa.timestamp("us", "UTC")),
+        "then": pa.array([at, None], pa.timestamp("ns")).dictionary_encode(),
         "day": pa.array([at.date(), None]),
         "exif": pa.array([{"Make": "猫", "at": at}, None]),
         "tags": pa.array([["p", "q"], None]),
@@ -146,11 +147,12 @@ def test_columns_keep_the_types_that_filters_know(tmp_path: Path, encoder: DualE
         types = {name: str(snapshot.images.schema.field(name).type) for name in snapshot.images.schema.names}
         assert {name: types.get(name) for name in columns} == {
             "id": "string", "flag": "bool", "small": "int16", "ratio": "float", "half": "float", "name": "string",
-            "kind": "string", "when": "string", "day": "string", "exif": "string", "tags": "string", "raw": None,
+            "kind": "string", "when": "string", "then": "string", "day": "string", "exif": "string", "tags": "string", "raw": None,
             "width": "int32", "duplicate_uris": "list<item: string>", "meta_width": "int64", "empty": "null",
         }  # fmt: skip
         a, b = rows_of(snapshot)
         assert (a["when"], a["day"], a["kind"], a["name"]) == ("2024-05-06T07:08:09.000000Z", "2024-05-06", "x", "ü")
+        assert a["then"] == "2024-05-06T07:08:09.000000000"
         assert json.loads(a["exif"])["Make"] == "猫"
         assert json.loads(a["tags"]) == ["p", "q"]
         assert (a["meta_meta_width"], a["meta_width"], a["meta_duplicate_uris"]) == ("wide", 1, "here")
@@ -177,7 +179,8 @@ def test_rows_of_no_use_are_rejects_with_a_reason(tmp_path: Path, encoder: DualE
     ids = ["a", "zero", "nan", "inf", "a", None, None]
     uris = ["a.jpg", "zero.jpg", "nan.jpg", None, "again.jpg", "no-id.jpg", None]
     captions = [["one", "x" * 10_001, "one"], [], [], [], [], [], []]
-    write_pair(tmp_path / "emb", vectors, {"id": ids, "uri": uris, "captions": captions})
+    columns = {"id": ids, "uri": uris, "captions": captions, "number": list(range(7))}
+    write_pair(tmp_path / "emb", vectors, columns)
     report = import_index(tmp_path / "emb", tmp_path / "index", encoder)
     assert (report.images, report.rejected) == (2, 6)
     with open_index(tmp_path / "index") as snapshot:
@@ -190,17 +193,28 @@ def test_rows_of_no_use_are_rejects_with_a_reason(tmp_path: Path, encoder: DualE
             "a.jpg": "a caption has 10,001 characters, more than 10,000",
         }
         first, second = rows_of(snapshot)
-        assert first["captions"] == ["one"]
+        assert (first["captions"], first["number"], second["number"]) == (["one"], 0, 5)
         assert (second["uri"], len(second["id"])) == ("no-id.jpg", 16)
         np.testing.assert_allclose(snapshot.images.vectors([0, 1]), vectors[[0, 5]], atol=1e-6)
 
 
-def test_a_repeated_id_is_seen_across_batches_and_files(tmp_path: Path, encoder: DualEncoder) -> None:
+def test_many_rows(tmp_path: Path, encoder: DualEncoder) -> None:
+    """More than are read at a time: vectors stay with their rows, a repeated id is seen across batches and files."""
+    for name in ("img_emb", "text_emb", "metadata"):
+        (tmp_path / "emb" / name).mkdir(parents=True)
+    vectors, said = unit(2501, encoder.dim), unit(2501, encoder.dim, seed=1)
     ids = [str(n) for n in range(2500)] + ["7"]
-    write_pair(tmp_path / "emb", unit(2501, encoder.dim), {"id": ids}, "1")
-    write_pair(tmp_path / "emb", unit(1, encoder.dim), {"id": ["2499"]}, "2")
+    for number, rows in ((0, slice(None)), (1, slice(0, 1))):
+        np.save(tmp_path / f"emb/img_emb/img_emb_{number}.npy", vectors[rows])
+        np.save(tmp_path / f"emb/text_emb/text_emb_{number}.npy", said[rows])
+        table = pa.table({"key": ids[rows], "caption": [f"number {id}" for id in ids[rows]]})
+        pq.write_table(table, tmp_path / f"emb/metadata/metadata_{number}.parquet")
     report = import_index(tmp_path / "emb", tmp_path / "index", encoder)
-    assert (report.images, report.rejected) == (2500, 2)
+    assert (report.images, report.texts, report.rejected) == (2500, 2500, 2)
+    with open_index(tmp_path / "index") as snapshot:
+        np.testing.assert_allclose(snapshot.images.vectors(range(2500)), vectors[:2500], atol=1e-6)
+        np.testing.assert_allclose(snapshot.texts.vectors(range(2500)), said[:2500], atol=1e-6)
+        assert snapshot.texts.take([2400])["text"].to_pylist() == ["number 2400"]
 
 
 @pytest.mark.parametrize("fixed", [True, False])
@@ -213,7 +227,8 @@ def test_vectors_in_a_column(tmp_path: Path, encoder: DualEncoder, fixed: bool) 
     (tmp_path / "emb").mkdir()
     table = pa.table({"vector": pa.array(given, kind), "uri": list("abcd"), "caption": ["one", "two", "three", "one"]})
     pq.write_table(table, tmp_path / "emb/images.parquet")
-    texts = pa.table({"text": ["one", "four", "three"], "vector": pa.array([given[0], given[0], given[3]], kind)})
+    said = pa.array([given[0], given[0], given[3], given[3]], kind)
+    texts = pa.table({"text": [" one", "four", "three", "one"], "vector": said})  # the first of two counts
     pq.write_table(texts, tmp_path / "emb/texts.parquet")
     report = import_index(tmp_path / "emb", tmp_path / "index", encoder)
     assert (report.images, report.texts) == ((3, 2) if fixed else (2, 1))
@@ -228,15 +243,21 @@ def test_vectors_in_a_column(tmp_path: Path, encoder: DualEncoder, fixed: bool) 
         told = {text["text"]: text["image_ids"] for text in snapshot.texts.take(snapshot.texts.live()).to_pylist()}
         ids = {row["uri"]: row["id"] for row in rows_of(snapshot)}
         assert told["one"] == [ids["a"], ids["d"]]
+        np.testing.assert_allclose(snapshot.texts.vectors([0]), vectors[[0]], atol=1e-6)
 
 
-def test_captions_without_vectors_are_encoded_where_asked(tmp_path: Path, encoder: DualEncoder) -> None:
-    write_pair(tmp_path / "emb", unit(2, encoder.dim), {"id": ["a", "b"], "text": ["a red star", "a red star"]})
+def test_captions_without_vectors_are_encoded_where_asked(
+    tmp_path: Path, encoder: DualEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importing, "_BATCH", 2)
+    texts = ["a red star", "two", "three", "four", "five"]
+    columns = {"id": ["a", "b"], "text": [texts, ["a red star"]]}
+    write_pair(tmp_path / "emb", unit(2, encoder.dim), columns)
     assert import_index(tmp_path / "emb", tmp_path / "index", encoder).texts == 0
     report = import_index(tmp_path / "emb", tmp_path / "index", encoder, encode_captions=True)
-    assert report.texts == 1
+    assert report.texts == 5
     with open_index(tmp_path / "index") as snapshot:
-        np.testing.assert_allclose(snapshot.texts.vectors([0]), encoder.encode_texts(["a red star"]), atol=1e-5)
+        np.testing.assert_allclose(snapshot.texts.vectors(range(5)), encoder.encode_texts(texts), atol=1e-3)
         assert snapshot.texts.take([0])["image_ids"].to_pylist() == [["a", "b"]]
         assert len(IndexDirectory(tmp_path / "index").names()) == 2
 

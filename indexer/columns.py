@@ -141,8 +141,6 @@ def _common(kinds: Sequence[_Type]) -> _Type:
 
 
 def _as(column: _Array, kind: _Type) -> _Array:
-    if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
     given = column.type
     if given == kind:
         return column

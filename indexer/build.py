@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from corpus import Source, SourceError, open_source, place_of
 from indexer.engine import Encoder, Engine, Job, LocalEngine
 from indexer.ledger import Again, Ledger, text_digest
-from indexer.metadata import MetadataSchema
+from indexer.metadata import OWN, MetadataSchema
 from indexer.parts import Workbench, unpack
 from indexer.rows import Row, stamp
 from vector_index import IndexDirectory, ModelStamp, SnapshotWriter
@@ -222,10 +222,5 @@ def good_pictures(rows: list[Row], ledger: Ledger, place: int) -> list[Row]:
 
 def image_batch(rows: list[Row], schema: MetadataSchema) -> pa.RecordBatch:
     """Rows as `good_pictures` gives them -> columns as the images of an index have them."""
-    kinds = {
-        "id": pa.string(), "uri": pa.string(), "duplicate_uris": pa.list_(pa.string()), "width": pa.int32(),
-        "height": pa.int32(), "sha256": pa.string(), "captions": pa.list_(pa.string()), "offset": pa.int64(),
-        "length": pa.int64(),
-    }  # fmt: skip
-    columns = {name: pa.array([row[name] for row in rows], kind) for name, kind in kinds.items()}
+    columns = {name: pa.array([row[name] for row in rows], kind) for name, kind in OWN.items()}
     return pa.RecordBatch.from_pydict({**columns, **schema.columns(row["metadata"] for row in rows)})

@@ -12,7 +12,17 @@ import pyarrow as pa
 from corpus.records import as_utf8
 
 # What an index itself writes of every picture.
-OWN = ("id", "uri", "duplicate_uris", "width", "height", "sha256", "captions", "offset", "length")
+OWN: dict[str, Any] = {
+    "id": pa.string(),
+    "uri": pa.string(),
+    "duplicate_uris": pa.list_(pa.string()),
+    "width": pa.int32(),
+    "height": pa.int32(),
+    "sha256": pa.string(),
+    "captions": pa.list_(pa.string()),
+    "offset": pa.int64(),
+    "length": pa.int64(),
+}
 _INT = re.compile(r"[+-]?(0|[1-9][0-9]{0,17})")
 # With a point or an exponent: as numbers, the post code 01234 and a hash of 20 digits would be damaged.
 _FLOAT = re.compile(r"[+-]?((0|[1-9][0-9]*)?\.[0-9]+|(0|[1-9][0-9]*)(\.|(?=[eE])))([eE][+-]?[0-9]+)?")

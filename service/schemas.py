@@ -231,14 +231,17 @@ class RankAnswer(BaseModel):
 
 
 class ImageItem(BaseModel):
-    """`width` and `height` in px; `duplicate_uris` are further places of the same picture."""
+    """`width` and `height` in px; `duplicate_uris` are further places of the same picture.
+
+    What nobody has looked at, since only its vector was imported, has null for what its bytes would tell.
+    """
 
     id: str
     uri: str
     duplicate_uris: list[str]
-    width: int
-    height: int
-    sha256: str
+    width: int | None
+    height: int | None
+    sha256: str | None
     captions: list[str]
     thumbnail_url: str | None
     content_url: str

@@ -141,10 +141,14 @@ def unify(schemas: Sequence[pa.Schema]) -> pa.Schema:
         if pa.types.is_null(known.type):
             fields[field.name] = field
             continue
-        numbers = all(pa.types.is_integer(t) or pa.types.is_floating(t) for t in (known.type, field.type))
-        common = pa.float64() if numbers else pa.string()
+        kinds = (known.type, field.type)
+        common: Any = pa.string()
+        if all(pa.types.is_integer(kind) for kind in kinds):
+            common = pa.int64()
+        elif all(pa.types.is_integer(kind) or pa.types.is_floating(kind) for kind in kinds):
+            common = pa.float64()
         try:
-            for kind in (known.type, field.type):
+            for kind in kinds:
                 pa.nulls(0, kind).cast(common)
         except pa.ArrowException:
             raise ValueError(f"column {field.name!r} is {known.type} in one part and {field.type} in another") from None

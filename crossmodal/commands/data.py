@@ -115,3 +115,32 @@ def prepare(
         [(name, s["pairs"], s["captions"], s["shards"]) for name, s in summary.splits.items()],
     )
     print(f"{summary.out}: {summary.seconds:.1f} s, {summary.pictures_per_second:,.0f} pictures/s")
+
+
+@app.command()
+def dedup(
+    index: Annotated[Path, typer.Argument(help="The index directory.")],
+    threshold: Annotated[float, typer.Option(help="Cosine from which two pictures are near-duplicates.")] = 0.97,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List groups of near-duplicate pictures in an index, by their vectors."""
+    from dataclasses import asdict
+
+    from crossmodal.output import print_json, print_table
+    from crossmodal.progress import progress
+    from indexer import find_duplicates
+
+    with progress("comparing") as report:
+        groups = find_duplicates(index, threshold=threshold, progress=lambda p: report(p.done, p.total))
+    if json:
+        print_json({"threshold": threshold, "groups": [asdict(group) for group in groups]})
+        return
+    print_table(
+        ["group", "lowest", "id", "uri"],
+        [
+            (number if not place else "", f"{group.score:.3f}" if not place else "", id, uri)
+            for number, group in enumerate(groups, 1)
+            for place, (id, uri) in enumerate(zip(group.ids, group.uris, strict=True))
+        ],
+    )
+    print(f"{len(groups):,} groups, {sum(len(group.ids) - 1 for group in groups):,} pictures more than needed")

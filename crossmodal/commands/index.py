@@ -142,6 +142,69 @@ def remove(
     _print_change(remove_from_index(index, rows), json)
 
 
+@app.command("import")
+def import_(
+    folder: Annotated[Path, typer.Argument(help="Vectors in .npy and Parquet: clip-retrieval's, pairs, or an export.")],
+    out: Annotated[Path, typer.Option(help="The index directory.")],
+    model: Annotated[str, typer.Option(help="The model that made the vectors: as for build.")],
+    source: Annotated[str | None, typer.Option(help="What addresses of pictures are relative to.")] = None,
+    encode_captions: Annotated[bool, typer.Option("--encode-captions", help="Those that have no vector.")] = False,
+    unchecked: Annotated[bool, typer.Option("--unchecked", help="Do not look whether MODEL made them.")] = False,
+    index_type: Annotated[str, typer.Option(help="auto, Flat, HNSW32, HNSW32,SQfp16, …")] = "auto",
+    target_recall: Annotated[float, typer.Option(help="recall@10 that HNSW must reach.", min=0, max=1)] = 0.95,
+    json: _Json = False,
+) -> None:
+    """Publish embeddings that exist as the live snapshot, without encoding them again."""
+    from crossmodal.output import print_json
+    from crossmodal.progress import progress
+    from dual_encoder import load_encoder
+    from indexer import import_index
+
+    encoder = load_encoder(model, lazy=True)
+    with progress("importing") as report:
+        result = import_index(
+            folder, out, encoder, source=source, encode_captions=encode_captions, checked=not unchecked,
+            index_type=index_type, target_recall=target_recall, progress=lambda p: report(p.done, p.total),
+        )  # fmt: skip
+    if json:
+        print_json(asdict(result))
+        return
+    compared = f"mean cosine {result.cosine:.3f} with the model's own" if result.cosine is not None else "not checked"
+    print(
+        f"{result.snapshot}: {result.images:,} pictures and {result.texts:,} captions in {result.seconds:.1f} s; "
+        f"{result.rejected:,} rejected; {result.compared} pictures compared, {compared}"
+    )
+
+
+@app.command()
+def export(
+    index: _Index,
+    out: Annotated[Path, typer.Option(help="A folder that is not there yet, or empty.")],
+    format: Annotated[str, typer.Option(help="clip-retrieval (float16), parquet (float32)")] = "clip-retrieval",
+    shard_rows: Annotated[int, typer.Option(help="Pictures in each .npy.", min=1)] = 1_000_000,
+    json: _Json = False,
+) -> None:
+    """Write vectors, captions and metadata to files that others read."""
+    from crossmodal.output import print_json
+    from crossmodal.progress import progress
+    from indexer import export_index
+    from indexer.exporting import FORMATS
+
+    if format not in FORMATS:
+        raise typer.BadParameter(f"--format {format!r} is not one of {', '.join(FORMATS)}")
+    with progress("exporting") as report:
+        result = export_index(
+            index, out, format=format, shard_rows=shard_rows, progress=lambda p: report(p.done, p.total)
+        )
+    if json:
+        print_json(asdict(result))
+        return
+    print(
+        f"{result.out}: {result.images:,} pictures, {result.texts:,} captions' vectors, {result.bytes:,} bytes; "
+        f"{result.seconds:.1f} s"
+    )
+
+
 @app.command()
 def compact(index: _Index, json: _Json = False) -> None:
     """Rewrite what many changes have left behind as one piece; publishes the same content."""

@@ -86,3 +86,19 @@ def test_a_schema_that_differs_is_named() -> None:
     second = pa.record_batch({"id": ["a"], "uri": ["u"], "width": ["1"]})
     with pytest.raises(ValueError, match=r"differs.*width: int64.*width: string"):
         tables.check_batch(second, tables.IMAGE_SCHEMA, first.schema)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "common"),
+    [
+        (pa.int32(), pa.int64(), pa.int64()),
+        (pa.int64(), pa.float32(), pa.float64()),
+        (pa.bool_(), pa.string(), pa.string()),
+        (pa.null(), pa.int64(), pa.int64()),
+        (pa.string(), pa.null(), pa.string()),
+    ],
+)
+def test_columns_of_two_types_are_read_as_one(first: pa.DataType, second: pa.DataType, common: pa.DataType) -> None:
+    schemas = [pa.schema([("a", pa.string()), ("b", first)]), pa.schema([("b", second), ("c", pa.bool_())])]
+    unified = tables.unify(schemas)
+    assert (unified.names, unified.field("b").type) == (["a", "b", "c"], common)

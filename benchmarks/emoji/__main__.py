@@ -29,7 +29,7 @@ from benchmarks.emoji.concepts import HELD_OUT, LANGUAGES, read_emoji
 from benchmarks.emoji.packages import GOOGLE, NAMES, OPENMOJI, PACKAGES, TWITTER, PackageError, fetch
 from benchmarks.emoji.tables import TABLE, drawn_by_all, training_table, write_table
 
-_PASSES, _SWEEP_PASSES = 12, 6
+_PASSES, _SWEEP_PASSES = 10, 4
 _RECIPE = Path(__file__).parent / "recipe.yaml"
 _SCRATCH = Path(__file__).parents[2] / "training" / "recipes" / "tiny.json"
 _DRAWINGS = {

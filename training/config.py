@@ -54,6 +54,7 @@ class TrainConfig(BaseModel):
     # What is seen
     crop: float = Field(1.0, gt=0, le=1)
     caption_choice: Literal["uniform", "length"] = "uniform"
+    negative_choice: Literal["uniform", "reordered"] = "uniform"
 
     # On what machine
     seed: int = 0

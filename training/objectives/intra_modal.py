@@ -26,6 +26,7 @@ def intra_modal(
 
     others = captions.roll(-1, 1)
     near = (captions * others).sum(-1, keepdim=True)
-    far = (captions @ negatives.transpose(1, 2)).masked_fill(true_negatives[:, None], float("-inf"))
-    logits = logit_scale * torch.cat([near, far], -1)
+    logits = logit_scale * torch.cat([near, captions @ negatives.transpose(1, 2)], -1)
+    hidden = torch.nn.functional.pad(true_negatives, (1, 0))[:, None]
+    logits = logits.masked_fill(hidden, float("-inf"))  # last: the temperature's gradient would be 0 · ∞
     return -logits.log_softmax(-1)[..., 0].mean(1).sum() / total

@@ -34,8 +34,11 @@ def test_rows_add_up(texts: tuple[torch.Tensor, torch.Tensor]) -> None:
 
 def test_a_negative_that_is_true_counts_for_nothing(texts: tuple[torch.Tensor, torch.Tensor]) -> None:
     captions, negatives = (part.clone().requires_grad_() for part in texts)
-    loss = intra_modal(captions, negatives, SCALE, torch.tensor([[True], [False]]), 2)
+    scale = SCALE.clone().requires_grad_()
+    loss = intra_modal(captions, negatives, scale, torch.tensor([[True], [False]]), 2)
     loss.backward()
+    assert scale.grad is not None
+    assert torch.isfinite(scale.grad)
     assert negatives.grad is not None
     assert captions.grad is not None
     assert not negatives.grad[0].any()

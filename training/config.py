@@ -54,6 +54,7 @@ class TrainConfig(BaseModel):
     # What is seen
     crop: float = Field(1.0, gt=0, le=1)
     caption_choice: Literal["uniform", "length"] = "uniform"
+    negative_choice: Literal["uniform", "reordered"] = "uniform"
 
     # On what machine
     seed: int = 0
@@ -81,6 +82,13 @@ class TrainConfig(BaseModel):
     def _consistent(self) -> TrainConfig:
         if "distillation" in self.objectives and not self.teacher:
             raise ValueError("objectives: distillation needs a `teacher`, a model reference")
+        if "intra_modal" in self.objectives:
+            if self.captions_per_image < 2 or not self.negatives_per_image:
+                raise ValueError(
+                    "objectives: intra_modal needs captions_per_image: 2 and negatives_per_image: 1 at least"
+                )
+            if not {"info_nce", "sigmoid"} & self.objectives.keys():
+                raise ValueError("objectives: intra_modal looks at texts alone; it goes along with info_nce or sigmoid")
         if self.lock_image and self.lock_text:
             raise ValueError("lock_image and lock_text together leave nothing to train")
         if self.lora_rank and (self.lock_image or self.lock_text):

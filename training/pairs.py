@@ -216,6 +216,8 @@ class PairDataset:
 
     `crop` is the smallest share of a picture's area that a random crop keeps (1: none). Captions are chosen alike
     (`by_length` false), or a language first and then a caption in proportion to its length: a long one says more.
+    Negatives are chosen alike, or (`reordered`) among those that have the letters of a caption in another order, if any
+    have: what tells word order is soon learned from many of them, and hardly from few.
     """
 
     def __init__(
@@ -226,17 +228,18 @@ class PairDataset:
         captions: int = 1,
         negatives: int = 0,
         by_length: bool = False,
+        reordered: bool = False,
         crop: float = 1.0,
         teacher: Preprocess | None = None,
     ) -> None:
-        self.pairs, self.preprocess, self.teacher = pairs, preprocess, teacher
+        self.pairs, self.preprocess, self.teacher, self.reordered = pairs, preprocess, teacher, reordered
         self.captions, self.negatives, self.by_length, self.crop = captions, negatives, by_length, crop
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         pair, rng = self.pairs[key[0]], random.Random(key[1])
         captions = [self._choose(pair, rng) for _ in range(self.captions)]
         # A pair that has no negative of its own fills its place with its caption, which nobody counts as false of it.
-        negatives = [rng.choice(pair.negatives or captions) for _ in range(self.negatives)]
+        negatives = [rng.choice(self._false_of(pair) or captions) for _ in range(self.negatives)]
         data = pair.read()
         side = max(min(self.preprocess.size), min(self.teacher.size) if self.teacher else 0)
         image = _open(pair, data, side)
@@ -256,6 +259,12 @@ class PairDataset:
         language = rng.choice(sorted(set(pair.languages)))
         texts = [text for text, spoken in zip(pair.captions, pair.languages, strict=True) if spoken == language]
         return rng.choices(texts, [len(text) + 1 for text in texts])[0]
+
+    def _false_of(self, pair: Pair) -> Sequence[str]:
+        if not self.reordered:
+            return pair.negatives
+        letters = {"".join(sorted(text)) for text in pair.captions}
+        return [text for text in pair.negatives if "".join(sorted(text)) in letters] or pair.negatives
 
     def _crop(self, image: Image.Image, rng: random.Random) -> Image.Image:
         if self.crop >= 1:

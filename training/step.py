@@ -23,6 +23,7 @@ from training.objectives import CONTRASTIVE
 from training.objectives.captioning import captioning
 from training.objectives.distillation import distillation
 from training.objectives.info_nce import info_nce
+from training.objectives.intra_modal import intra_modal
 from training.objectives.masked_language import mask_tokens, masked_language, new_head
 from training.objectives.sigmoid import sigmoid
 from training.pairs import Sample
@@ -294,6 +295,11 @@ class Step:
                 row_images, row_texts, scale, teacher_images.repeat_interleave(captions, 0), teacher_texts,
                 self.teacher.logit_scale, rows=rows,
             )  # fmt: skip
+        if "intra_modal" in wanted:
+            true_negatives = (said[mine, captions:, None] == known[mine, None]).any(-1)
+            losses["intra_modal"] = intra_modal(
+                by_picture[mine, :captions], by_picture[mine, captions:], scale, true_negatives, total
+            )
         loss = sum(weight * losses[name] for name, weight in wanted.items())
         loss.backward()  # type: ignore[union-attr]
         self.processes.add_up([all_images.grad, all_texts.grad])

@@ -190,7 +190,8 @@ def _loader(
     share = processes.share(config.batch_size)
     dataset = PairDataset(
         pairs, student.preprocess, captions=config.captions_per_image, negatives=config.negatives_per_image,
-        by_length=config.caption_choice == "length", crop=config.crop, teacher=teacher.preprocess if teacher else None,
+        by_length=config.caption_choice == "length", reordered=config.negative_choice == "reordered", crop=config.crop,
+        teacher=teacher.preprocess if teacher else None,
     )  # fmt: skip
     order: Any = (batch[share] for batch in batches(len(pairs), config.batch_size, config.seed, start))
     return DataLoader(

@@ -4,6 +4,9 @@ Training: the emoji of Google and Twitter with names and keywords in English and
 Test: every emoji as OpenMoji draws it; the query is its name alone. Most test concepts were seen in training, drawn by
 others; `held out` are those that never were, still searched among all; their relatives (another face, another flag)
 were. Every run sees each of its pictures equally often: one on fewer emoji is shorter. With --steps all are alike long.
+
+Each side has its own best settings: a sweep trains on Google's drawings alone and is judged by Twitter's, so that no
+drawing of the test has a say in them. --no-sweep takes the recipe's settings, with --set, for both.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +29,7 @@ from benchmarks.emoji.concepts import HELD_OUT, LANGUAGES, read_emoji
 from benchmarks.emoji.packages import GOOGLE, NAMES, OPENMOJI, PACKAGES, TWITTER, PackageError, fetch
 from benchmarks.emoji.tables import TABLE, drawn_by_all, training_table, write_table
 
-_PASSES = 12
+_PASSES, _SWEEP_PASSES = 10, 4
 _RECIPE = Path(__file__).parent / "recipe.yaml"
 _SCRATCH = Path(__file__).parents[2] / "training" / "recipes" / "tiny.json"
 _DRAWINGS = {
@@ -34,6 +38,12 @@ _DRAWINGS = {
     "openmoji": (OPENMOJI, "color/svg"),
 }
 _TRAINING, _TEST = ("google", "twitter"), "openmoji"
+_SIDES = ("fine-tuned", "from scratch")
+_CANDIDATES = {
+    "fine-tuned": ("learning_rate=0.0005", "learning_rate=0.001", "learning_rate=0.002",
+                   "learning_rate=0.002 layer_decay=0.7"),
+    "from scratch": ("learning_rate=0.001", "learning_rate=0.002", "learning_rate=0.004"),
+}  # fmt: skip
 _WAYS = {"text_to_image": "text → image", "image_to_text": "image → text"}
 
 
@@ -46,6 +56,7 @@ class Run:
     share: float
     passes: float
     steps: int | None = None
+    vendors: tuple[str, ...] = _TRAINING
 
 
 def main() -> None:
@@ -54,15 +65,16 @@ def main() -> None:
     options = parser(__doc__)
     options.prog = "python -m benchmarks.emoji"
     options.add_argument("--model", default="tiny", help="the model to fine-tune: a reference that can be trained")
-    options.add_argument("--shares", type=float, nargs="+", default=[0.125, 0.25, 0.5, 1], help="of the emoji")
+    options.add_argument("--shares", type=float, nargs="+", default=[0.25, 1], help="of the emoji")
     options.add_argument("--passes", type=float, default=_PASSES, help="how often a run sees each of its pictures")
     options.add_argument("--steps", type=int, help="of each run, instead of passes")
     options.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="other changes to the recipe")
-    options.add_argument("--quick", action="store_true", help="about two minutes: the largest share alone, one pass")
+    options.add_argument("--no-sweep", action="store_true", help="the recipe's settings for both")
+    options.add_argument("--quick", action="store_true", help="the largest share alone, one pass, no sweep")
     options.set_defaults(folder=cache() / "emoji")
     given = options.parse_args()
     if given.quick:
-        given.shares, given.passes = [max(given.shares)], 1
+        given.shares, given.passes, given.no_sweep = [max(given.shares)], 1, True
     for package in PACKAGES:
         print(f"{package.name} {package.version}: {package.what}; {package.licence}")
     try:
@@ -74,12 +86,18 @@ def main() -> None:
     seen = {**report.conditions(), "torch_threads": _threads(), **_described(given.model, changes)}
     seen["fingerprint"] = load_encoder(model, runtime="torch").fingerprint
     seen |= {"steps": given.steps} if given.steps else {"passes": given.passes}
+    starts = dict(zip(_SIDES, (model, str(_SCRATCH)), strict=True))
+    best = dict.fromkeys(_SIDES, "")
+    if not given.no_sweep:
+        seen["sweep"] = {name: sweep(name, starts[name], max(given.shares), folders, changes) for name in _SIDES}
+        best = {name: max(found, key=found.__getitem__) for name, found in seen["sweep"].items()}
     rows = [*measure("as it is", model, folders[_TEST], 0)]
     for share in sorted(given.shares):
-        for name, start in (("fine-tuned", model), ("from scratch", str(_SCRATCH))):
-            rows += carry_out(Run(name, start, share, given.passes, given.steps), folders, changes)
+        for name in _SIDES:
+            run = Run(name, starts[name], share, given.passes, given.steps)
+            rows += carry_out(run, folders, [*changes, *best[name].split()])
     seen["load_average_after"] = report.conditions()["load_average"]
-    order = {name: number for number, name in enumerate(("as it is", "fine-tuned", "from scratch"))}
+    order = {name: number for number, name in enumerate(("as it is", *_SIDES))}
     report.save("emoji", seen, sorted(rows, key=lambda row: (row["language"], order[row["model"]])), given.out)
 
 
@@ -97,8 +115,32 @@ def make_data(folder: Path, shares: list[float]) -> dict[str, Path]:
     return folders
 
 
+def sweep(name: str, start: str, share: float, folders: dict[str, Path], changes: list[str]) -> dict[str, float]:
+    """Each candidate's text → image recall@10, mean of both languages: trained on one vendor, judged by the other."""
+    learned, judged = _TRAINING
+    run = Run(name, start, share, _SWEEP_PASSES, vendors=(learned,))
+    with tempfile.TemporaryDirectory() as folder:
+        table = Path(folder) / TABLE
+        training_table([folders[judged]], share, table)
+        found = {}
+        for candidate in _CANDIDATES[name]:
+            with trained(run, folders, [*changes, *candidate.split()]) as (model, _):
+                figures = [evaluated(model, table, language, by=[]) for language in LANGUAGES]
+            found[candidate] = round(sum(each["text_to_image"]["recall@10"] for each in figures) / len(figures), 4)
+            print(f"  sweep, {name}, {candidate}: {found[candidate]}", flush=True)
+    return found
+
+
 def carry_out(run: Run, folders: dict[str, Path], changes: list[str]) -> Iterator[dict[str, Any]]:
     """Train and measure."""
+    with trained(run, folders, changes) as (model, facts):
+        for row in measure(run.name, model, folders[_TEST], run.share):
+            yield {**row, **facts}
+
+
+@contextmanager
+def trained(run: Run, folders: dict[str, Path], changes: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Train; gives the model, which is gone afterwards, and how it was trained."""
     from training.config import read_config
     from training.train import Progress, train
 
@@ -108,27 +150,22 @@ def carry_out(run: Run, folders: dict[str, Path], changes: list[str]) -> Iterato
 
     with tempfile.TemporaryDirectory() as name:
         table = Path(name) / TABLE
-        count = training_table([folders[vendor] for vendor in _TRAINING], run.share, table)
+        count = training_table([folders[vendor] for vendor in run.vendors], run.share, table)
         print(f"{run.name}, {run.share:g} of the emoji: {count:,} pictures", flush=True)
         places = {"model": run.start, "data": str(table), "out": str(Path(name) / "run")}
         changes = [*changes, *(f"{key}={json.dumps(value)}" for key, value in places.items())]
         batch = read_config(_RECIPE, changes).batch_size
         config = read_config(_RECIPE, [*changes, f"steps={run.steps or math.ceil(run.passes * count / batch)}"])
         began = time.monotonic()
-        trained = train(config, show)
+        model = train(config, show)
         seconds = round(time.monotonic() - began)
-        for row in measure(run.name, str(trained), folders[_TEST], run.share):
-            yield {**row, "training_pictures": count, "steps": config.steps, "training_seconds": seconds}
+        yield str(model), {"training_pictures": count, "steps": config.steps, "training_seconds": seconds}
 
 
 def measure(name: str, model: str, test: Path, share: float) -> Iterator[dict[str, Any]]:
     """A row a language: recalls of both ways, of all queries, of those about held-out emoji, and of each kind."""
-    from dual_encoder import load_encoder
-    from training.evaluation import evaluate
-
-    encoder = load_encoder(model, runtime="torch", precision="fp32")
     for language in LANGUAGES:
-        found = evaluate(encoder, test, language, by=["part", "kind"])
+        found = evaluated(model, test, language, by=["part", "kind"])
         unseen = next(each for each in found["by"]["part"] if each["value"] == HELD_OUT)
         row: dict[str, Any] = {"model": name, "share": share, "language": language}
         row |= {"queries": found["texts"], **_recalls(found), "held out: queries": unseen["texts"]}
@@ -138,6 +175,13 @@ def measure(name: str, model: str, test: Path, share: float) -> Iterator[dict[st
         shown = [f"{figure} {row[figure]}" for figure in ("text → image @10", "held out: text → image @10")]
         print(f"  {name}, {language}: {', '.join(shown)}", flush=True)
         yield row
+
+
+def evaluated(model: str, data: Path, language: str, by: list[str]) -> dict[str, Any]:
+    from dual_encoder import load_encoder
+    from training.evaluation import evaluate
+
+    return evaluate(load_encoder(model, runtime="torch", precision="fp32"), data, language, by=by)
 
 
 def _recalls(found: dict[str, Any]) -> dict[str, Any]:

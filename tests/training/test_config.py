@@ -21,6 +21,8 @@ from training.config import ConfigError, read_config
         ({"objectives": {"info_nce": 0}}, "weight of info_nce must be above 0"),
         ({"objectives": {}}, "at least one of"),
         ({"objectives": {"distillation": 1}}, "needs a `teacher`"),
+        ({"objectives": {"intra_modal": 1, "info_nce": 1}, "captions_per_image": 2}, "needs captions_per_image: 2 and"),
+        ({"objectives": {"intra_modal": 1}, "captions_per_image": 2, "negatives_per_image": 1}, "along with info_nce"),
         ({"lock_image": True, "lock_text": True}, "nothing to train"),
         ({"lora_rank": 2, "lock_text": True}, "leave lock_image"),
         ({"ema": 1}, "ema: .*less than 1"),

@@ -91,3 +91,23 @@ def test_pixels(data: Path, tmp_path: Path) -> None:
     (tmp_path / "x.jpg").write_bytes(b"no picture")
     with pytest.raises(DataError, match=r"x\.jpg"):
         load_pixels(tmp_path / "x.jpg", PREPROCESS)
+
+
+def test_negatives_in_another_order_come_first(tmp_path: Path, data: Path) -> None:
+    image = str(data / read_pairs(data)[0].image)
+    rows = [
+        {"image": image, "caption": ["a red ring above a star", "红色圆环在星形上面"],
+         "negatives": ["a red star above a ring", "a blue ring above a star", "星形在红色圆环上面"]},
+        {"image": image, "caption": "two rings", "negatives": ["three rings"]},
+        {"image": image, "caption": "a ring"},
+    ]  # fmt: skip
+    (tmp_path / "captions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def chosen(row: int, *, reordered: bool) -> set[str]:
+        dataset = PairDataset(read_pairs(tmp_path), PREPROCESS, negatives=2, reordered=reordered)
+        return {text for seed in range(30) for text in dataset[row, seed].negatives}
+
+    assert chosen(0, reordered=True) == {"a red star above a ring", "星形在红色圆环上面"}
+    assert chosen(0, reordered=False) == set(rows[0]["negatives"])
+    assert chosen(1, reordered=True) == {"three rings"}, "where none is in another order, any of them"
+    assert chosen(2, reordered=True) == {"a ring"}, "the caption fills the place"

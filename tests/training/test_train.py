@@ -67,6 +67,7 @@ def test_a_killed_run_resumes_bit_for_bit(
         ("vit", {"objectives": {"sigmoid": 1}}),
         ("vit", {"objectives": {"masked_language": 1, "info_nce": 0.5}}),
         ("vit", {"objectives": {"distillation": 1}, "teacher": "tiny", "micro_batch": 8}),
+        ("vit", {"objectives": {"intra_modal": 1, "info_nce": 0.1}, "captions_per_image": 2, "negatives_per_image": 2}),
         ("vit", {"layer_decay": 0.7, "grad_checkpointing": True, "hardness": 0.5, "negatives_per_image": 2}),
         ("coca", {"objectives": {"captioning": 1, "info_nce": 1}, "batch_size": 4}),
     ],
@@ -98,7 +99,7 @@ def test_what_is_locked_stays(tmp_path: Path, recipe: Recipe, options: dict[str,
 
 def test_two_processes_train_as_one(tmp_path: Path, recipe: Recipe) -> None:
     options = {"negatives_per_image": 1, "captions_per_image": 2, "steps": 4,
-               "objectives": {"info_nce": 1, "sigmoid": 0.1}}  # fmt: skip
+               "objectives": {"info_nce": 1, "sigmoid": 0.1, "intra_modal": 0.5}}  # fmt: skip
     alone = losses_of(read_config(recipe(tmp_path / "a", "vit", **options)))
     path = recipe(tmp_path / "b", "vit", **options)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]

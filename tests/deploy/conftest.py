@@ -251,9 +251,13 @@ class Request:
 
 
 class Traffic:
-    """Constant load by locust from entering to leaving; `requests` are there afterwards."""
+    """Constant load by locust from entering to leaving; `requests` are there afterwards.
 
-    def __init__(self, host: str, users: int, log: Path) -> None:
+    With `again` a request is sent once more if its connection, which it found open, is closed without a word.
+    """
+
+    def __init__(self, host: str, users: int, log: Path, again: bool) -> None:
+        self._retries = "1" if again else "0"
         self._command = [
             Path(sys.executable).parent / "locust", "--locustfile", HERE / "traffic.py", "--headless", "--only-summary",
             "--users", str(users), "--spawn-rate", "100", "--host", host, "--run-time", "5m", "--stop-timeout", "40",
@@ -262,7 +266,7 @@ class Traffic:
         self.requests: list[Request] = []
 
     def __enter__(self) -> Traffic:
-        environment = {**os.environ, "TRAFFIC_LOG": str(self._log)}
+        environment = {**os.environ, "TRAFFIC_LOG": str(self._log), "TRAFFIC_RETRIES": self._retries}
         self._process = subprocess.Popen(
             [str(part) for part in self._command], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
@@ -291,4 +295,4 @@ class Traffic:
 
 @pytest.fixture
 def traffic(tmp_path: Path) -> Callable[..., Traffic]:
-    return lambda host=FRONT, users=20: Traffic(host, users, tmp_path / "traffic.log")
+    return lambda host=FRONT, users=20, again=False: Traffic(host, users, tmp_path / "traffic.log", again)

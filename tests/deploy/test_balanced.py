@@ -214,7 +214,8 @@ def test_change_of_colour(stack: Any, traffic: Callable[..., Any], even: None) -
     """Blue to green and back: what another model takes, since its snapshots are refused."""
     stack.compose("--profile", "index", "run", "--rm", "index-green", "index", "build", "/corpus/first.jsonl", "--out",
                   "/index", "--model", "/models/other")  # fmt: skip
-    with traffic() as load:
+    # nginx that reloads closes idle connections; a client that sends at this very moment must send again.
+    with traffic(again=True) as load:
         stack.script("colour.sh", "green")
         switched = time.time()
         time.sleep(3)

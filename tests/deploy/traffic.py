@@ -41,7 +41,7 @@ class Searcher(FastHttpUser):
     wait_time = constant_throughput(5)
     network_timeout = 60.0
     connection_timeout = 10.0
-    max_retries = 0
+    max_retries = int(os.environ.get("TRAFFIC_RETRIES", "0"))
 
     @task
     def by_get(self) -> None:

@@ -144,9 +144,20 @@ class Once:
 
 
 def test_the_same_as_here(tmp_path: Path, table: Path, expected: Files, cluster: Cluster) -> None:
-    hosts = set()
-    build(table, tmp_path, cluster, Once(lambda: hosts.update(worker.ppid() for worker in cluster.workers())))
-    assert hosts == {raylet(node).pid for node in cluster.nodes()}  # both nodes worked
+    nodes = {raylet(node).pid for node in cluster.nodes()}
+    hosts: set[int] = set()
+
+    def look(_: object = None) -> None:
+        hosts.update(worker.ppid() for worker in cluster.workers())
+
+    with RayEngine("tiny", address=cluster.address, patience=60, call_timeout=60) as engine:
+        assert engine.workers == 2
+        build_index(table, tmp_path, engine, part_size=PART, progress=look)
+        until = time.monotonic() + 60
+        while hosts != nodes and time.monotonic() < until:  # the second may come when the first has done it all
+            look()
+            time.sleep(0.1)
+    assert hosts == nodes
     assert Files.of(tmp_path) == expected
 
 

@@ -147,16 +147,13 @@ def test_the_same_as_here(tmp_path: Path, table: Path, expected: Files, cluster:
     nodes = {raylet(node).pid for node in cluster.nodes()}
     hosts: set[int] = set()
 
-    def look(_: object = None) -> None:
-        hosts.update(worker.ppid() for worker in cluster.workers())
-
-    with RayEngine("tiny", address=cluster.address, patience=60, call_timeout=60) as engine:
-        assert engine.workers == 2
-        build_index(table, tmp_path, engine, part_size=PART, progress=look)
+    def wait_for_both() -> None:
         until = time.monotonic() + 60
-        while hosts != nodes and time.monotonic() < until:  # the second may come when the first has done it all
-            look()
+        while hosts != nodes and time.monotonic() < until:  # the second may be slower to start
+            hosts.update(worker.ppid() for worker in cluster.workers())
             time.sleep(0.1)
+
+    build(table, tmp_path, cluster, Once(wait_for_both))
     assert hosts == nodes
     assert Files.of(tmp_path) == expected
 

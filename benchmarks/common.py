@@ -40,6 +40,6 @@ def model_and_index(folder: Path, count: int = 100_000, seed: int = 0, index_typ
 
 
 def ours(index: Path, *words: str, **environment: str) -> Service:
-    """`crossmodal serve` with caches off."""
+    """`crossmodal serve` with caches off; what waits is not refused, or the figures would be of refusals."""
     command: list[str | Path] = [PYTHON, "-m", "crossmodal", "serve", index, "--port", "{port}", *words]
-    return Service(command, "/readyz", {"CROSSMODAL_CACHE_BYTES": "0", **environment})
+    return Service(command, "/readyz", {"CROSSMODAL_CACHE_BYTES": "0", "CROSSMODAL_QUEUE_SECONDS": "60", **environment})

@@ -36,7 +36,8 @@ def model_and_index(folder: Path, count: int = 100_000, seed: int = 0, index_typ
         from dual_encoder.export import export_model
 
         export_model("ViT-B-32", model)
-    return model, make_index(folder / f"index-{count}", model, count, seed=seed, index_type=index_type)
+    name = f"index-{count}" + ("" if index_type == "auto" else f"-{index_type.replace(',', '-')}")
+    return model, make_index(folder / name, model, count, seed=seed, index_type=index_type)
 
 
 def ours(index: Path, *words: str, **environment: str) -> Service:

@@ -41,7 +41,8 @@ def main() -> None:
     options.add_argument("--rounds", type=int, default=3, help="turns that each takes; the median counts")
     options.add_argument("--peers", nargs="+", choices=_MAKE, default=list(_MAKE), help="beside crossmodal")
     given = options.parse_args()
-    model, index = model_and_index(given.folder, seed=given.seed)
+    # A graph, which every peer can search with the one number that goes with it.
+    model, index = model_and_index(given.folder, seed=given.seed, index_type="HNSW32,SQfp16")
     words = captions(20_000, given.seed + 1)
     files = {_SMALL: jpegs(48, 0.3, given.seed), _LARGE: jpegs(6, 12, given.seed)}
     seen = report.conditions()

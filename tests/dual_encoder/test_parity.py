@@ -13,6 +13,7 @@ import torch
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
+import dual_encoder
 from dual_encoder import load_encoder
 from dual_encoder.open_clip_model import OpenClipModel, load_open_clip
 from dual_encoder.reference import parse_reference
@@ -89,6 +90,10 @@ def test_directories_on_both_runtimes(name: str, tmp_path: Path, monkeypatch: py
         assert encoder.fingerprint == source.fingerprint
         assert cosine(encoder.encode_texts(TEXTS), texts) >= 0.99999
         assert cosine(encoder.encode_images(pictures()), images) >= 0.99999
+    exported = list((tmp_path / "cache").rglob("*.onnx"))
+    assert len(exported) == 2
+    for path in [*exported, *Path(dual_encoder.__file__).parent.rglob("*.onnx")]:
+        assert b"site-packages" not in path.read_bytes(), path  # no traces of the machine that exported
 
 
 def save_random(config: dict[str, Any], out: Path) -> Path:

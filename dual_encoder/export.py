@@ -209,7 +209,7 @@ def _to_onnx(tower: Any, example: Any, name: str, shape: dict[int, Any], path: P
 
 
 def _forget_where(model: Any) -> None:
-    """Drop the traces that the exporter notes on every node: paths of the machine that exported are nobody's business."""
+    """Drop the traces that the exporter notes on every node: they hold paths of the machine that exports."""
     for graph in (model.graph, *model.functions.values()):
         for node in graph.all_nodes():
             node.metadata_props.clear()

@@ -71,8 +71,7 @@ def add_to_index(
     began = time.monotonic()
     source = open_source(source_path, captions)
     directory = IndexDirectory(index)
-    directory.open().close()  # before its directory would be made
-    with directory.lock(), directory.open() as base:
+    with directory.change() as base:
         if base.manifest.model.fingerprint != encoder.fingerprint:
             raise ValueError(f"{index} was built with another model ({base.manifest.model.reference!r})")
         change = _Change(base, prune)
@@ -93,16 +92,17 @@ def add_to_index(
 
             parts = work.run(fresh, LocalEngine(encoder), job, report)
             with _writer(directory, base, foreign, encoder) as writer:
-                change.take_in(bench, parts, work)
+                change.take_in(bench, parts, work, writer)
                 if prune:
                     change.prune(foreign)
                 change.settle(work.schema)
-                for rows in change.written(bench, parts, work, writer):
+                for _, rows in encoded(bench, parts, work):
                     small = [row["thumbnail"] for row in rows] if thumbnails else None
                     vectors = unpack([row["vector"] for row in rows], encoder.dim)
-                    writer.add_images(image_batch(rows, work.schema), vectors, small)
+                    if rows:
+                        writer.add_images(image_batch(rows, work.schema), vectors, small)
                 change.write(writer, encoder, work.schema)
-                is_other = work.images or work.rejected or change.changed or change.removed
+                is_other = work.images or change.changed or change.removed or change.rejects - set(base.rejects())
                 snapshot = writer.publish() if is_other else base.name
         bench.remove()
     return ChangeReport(
@@ -118,8 +118,7 @@ def remove_from_index(index: str | Path, rows_of: Callable[[Snapshot], Iterable[
     """
     began = time.monotonic()
     directory = IndexDirectory(index)
-    directory.open().close()
-    with directory.lock(), directory.open() as base:
+    with directory.change() as base:
         change = _Change(base)
         for row in rows_of(base):
             change.item(int(row)).places.clear()
@@ -134,8 +133,7 @@ def remove_from_index(index: str | Path, rows_of: Callable[[Snapshot], Iterable[
 def compact_index(index: str | Path) -> str:
     """Rewrite the live snapshot as one segment without deleted rows; returns the new one's name. Raises as above."""
     directory = IndexDirectory(index)
-    directory.open().close()
-    with directory.lock(), directory.open() as base, _writer(directory, base) as writer:
+    with directory.change() as base, _writer(directory, base) as writer:
         return writer.publish(compact=True)
 
 
@@ -170,6 +168,7 @@ class _Change:
         self._shown = np.zeros(int(base.images.live().max(initial=-1)) + 1, np.bool_)
         self._seen: set[int] | None = set() if remember else None
         self.known_records = self.changed = self.removed = 0
+        self.rejects: set[tuple[str, str]] = set()
 
     @property
     def unchanged(self) -> int:
@@ -203,12 +202,11 @@ class _Change:
         self.known_records += 1
         item = self.item(row)
         item.told.setdefault(record.uri, []).append(record)
+        self._shown[row] = True
         if record.uri not in item.places:
             item.places.append(record.uri)
-        self._shown[row] = True
-        before = self._known.at(record.uri)
-        if before is not None and before != row:
-            self._leave(before, record.uri)
+            if (before := self._known.at(record.uri)) is not None and before != row:
+                self._leave(before, record.uri)
         if item.all_told and item.settled() == item.stored:
             del self._items[row]
 
@@ -217,28 +215,18 @@ class _Change:
         item = self.item(row)
         item.places = [place for place in item.places if place != uri]
 
-    def take_in(self, bench: Workbench, parts: int, work: Work) -> None:
-        """Note what becomes of the base by the pictures that were encoded."""
-        for rows in self.written(bench, parts, work):
-            for row in rows:
+    def take_in(self, bench: Workbench, parts: int, work: Work, writer: SnapshotWriter) -> None:
+        """Note what becomes of the base by the pictures that were encoded; tell the writer of those that were not."""
+        for rows, good in encoded(bench, parts, work):
+            for uri, reason in rejects(rows):
+                writer.add_reject(uri, reason)
+                self.rejects.add((uri, reason))
+            for row in good:
                 for uri in (row["uri"], *row["duplicate_uris"]):
                     if (before := self._known.at(uri)) is not None:
                         self._leave(before, uri)
                 self._make_way(row["id"])
                 self._captions.say(row["captions"], row["id"])
-
-    def written(
-        self, bench: Workbench, parts: int, work: Work, writer: SnapshotWriter | None = None
-    ) -> Iterator[list[dict[str, Any]]]:
-        """The pictures that were encoded, part by part; the writer is told what was not."""
-        place = 0
-        for number in range(parts):
-            rows = finished(bench, number)
-            for uri, reason in rejects(rows) if writer is not None else ():
-                writer.add_reject(uri, reason)  # type: ignore[union-attr]
-            if good := good_pictures(rows, work.ledger, place):
-                place += len(good)
-                yield good
 
     def _make_way(self, id: str) -> None:
         """Another picture has this id from now on."""
@@ -291,6 +279,16 @@ class _Change:
             batch = image_batch([item for _, item in anew[start : start + _BATCH]], schema)
             writer.add_images(batch, self._images.vectors(rows), [self._base.thumbnail(row) for row in rows])
         self._captions.write(writer, encoder.encode_texts if encoder is not None else _nothing_new)
+
+
+def encoded(bench: Workbench, parts: int, work: Work) -> Iterator[tuple[list[dict[str, Any]], list[dict[str, Any]]]]:
+    """The rows of each part, and of them the pictures that are new."""
+    place = 0
+    for number in range(parts):
+        rows = finished(bench, number)
+        good = good_pictures(rows, work.ledger, place)
+        place += len(good)
+        yield rows, good
 
 
 class _Item:

@@ -20,12 +20,12 @@ class Known:
         self._images = images
         digests: list[tuple[NDArray[np.uint64], NDArray[np.int64]]] = []
         places: list[tuple[NDArray[np.uint64], NDArray[np.int64]]] = []
-        has_duplicates = "duplicate_uris" in images.schema.names
+        self._addresses = [name for name in images.schema.names if name in ("uri", "duplicate_uris")]
         live = images.live()
         for start in range(0, len(live), _CHUNK):
             rows = live[start : start + _CHUNK]
-            columns = ["sha256", "uri", *(["duplicate_uris"] if has_duplicates else [])]
-            table = images.take(rows, [name for name in columns if name in images.schema.names]).to_pydict()
+            columns = [name for name in images.schema.names if name in ("sha256", *self._addresses)]
+            table = images.take(rows, columns).to_pydict()
             if "sha256" in table:
                 digests.append((_keys(table["sha256"]), rows))
             places.append((_keys(table["uri"]), rows))
@@ -44,7 +44,7 @@ class Known:
     def at(self, uri: str) -> int | None:
         """The row of the picture that was found at this address."""
         for row in self._places.rows(uri):
-            found = self._images.take([row]).to_pylist()[0]
+            found = self._images.take([row], self._addresses).to_pylist()[0]
             if uri == found["uri"] or uri in (found.get("duplicate_uris") or ()):
                 return row
         return None

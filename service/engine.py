@@ -56,7 +56,7 @@ class Engine:
             lazy=lazy,
         )
         self._reloading = asyncio.Lock()
-        self.snapshot = self._checked(snapshot) if lazy else self._open()
+        self.snapshot = self._checked(snapshot) if lazy else self._read_through(snapshot)
         if not lazy:
             _read_ahead(self.snapshot)
         admission = Admission(settings.queue_seconds)
@@ -90,15 +90,15 @@ class Engine:
         It is opened, read through and warmed beside the old one, which answers meanwhile.
         """
         async with self._reloading:
-            if self._directory.current() == self.snapshot.name:
+            if await asyncio.to_thread(self._directory.current) == self.snapshot.name:
                 return False
-            fresh = await asyncio.to_thread(self._open)
+            fresh = await asyncio.to_thread(lambda: self._read_through(self._directory.open()))
             await self.in_searcher(lambda: _warm(fresh))
             self.snapshot = fresh  # the old one is unmapped when its last request lets go of it
             return True
 
-    def _open(self) -> Snapshot:
-        snapshot = self._checked(self._directory.open())
+    def _read_through(self, snapshot: Snapshot) -> Snapshot:
+        self._checked(snapshot)
         if self.settings.verify and (problems := snapshot.check_files()):
             raise SnapshotCorrupt(f"{snapshot.path}: {'; '.join(problems)}")
         return snapshot

@@ -12,19 +12,25 @@ from vector_index import VectorIndexError
 
 SWITCHES = Counter("crossmodal_snapshot_switches_total", "New snapshots found, by what came of them", ["result"])
 
+_SELDOM = 300.0  # seconds
+
 log = logging.getLogger(__name__)
 
 
 async def watch_snapshots(engine: Engine, seconds: float) -> None:
-    """Look every so often, until cancelled. What cannot be served is told once, and looked at again all the same."""
-    told = ""
+    """Look every so often, until cancelled.
+
+    What cannot be served is told once, and read again more and more seldom: it may not have come whole yet.
+    """
+    told, pause = "", seconds
     while True:
-        await asyncio.sleep(seconds)
+        await asyncio.sleep(pause)
         try:
             if await engine.reload():
                 SWITCHES.labels("switched").inc()
-            told = ""
+            told, pause = "", seconds
         except (VectorIndexError, OSError) as error:
+            pause = min(2 * pause, max(seconds, _SELDOM))
             if str(error) != told:
                 told = str(error)
                 SWITCHES.labels("refused").inc()

@@ -219,19 +219,14 @@ class Collection:
 
     def twice(self) -> str | None:
         """An id that two segments have, None if there is none."""
-        live = [segment.table.column("id").filter(pa.array(segment.live())) for segment in self.segments]
-        for older, newer in combinations(live, 2):
+        for older, newer in combinations([segment.live_column("id") for segment in self.segments], 2):
             if len(again := newer.filter(pc.is_in(newer, value_set=older))):
                 return str(again[0].as_py())
         return None
 
     def _live_column(self, name: str) -> "pa.ChunkedArray[Any]":
-        columns = [segment.table.column(name) for segment in self.segments]
-        kept = [
-            column.filter(pa.array(segment.live())) if len(segment.deleted) else column
-            for column, segment in zip(columns, self.segments, strict=True)
-        ]
-        return pa.chunked_array([chunk for column in kept for chunk in column.chunks], self.schema.field(name).type)
+        chunks = [chunk for segment in self.segments for chunk in segment.live_column(name).chunks]
+        return pa.chunked_array(chunks, self.schema.field(name).type)
 
     def _by_segment(
         self, rows: tables.Rows

@@ -94,6 +94,19 @@ class IndexDirectory:
         return gone
 
     @contextmanager
+    def change(self) -> Iterator[Snapshot]:
+        """Hold an index that is there already for writing; gives its live snapshot, open.
+
+        Raises:
+            IndexNotFound: nothing has been published here; nothing is made either.
+            IndexLocked, SnapshotCorrupt, UnsupportedFormat: as `lock` and `open` say.
+        """
+        if self.current() is None:
+            raise IndexNotFound(f"{self.path}: there is no index here (no CURRENT file)")
+        with self.lock(), self.open() as snapshot:
+            yield snapshot
+
+    @contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the index for writing, making its directory if need be; readers are not kept out.
 

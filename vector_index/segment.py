@@ -94,6 +94,11 @@ class Segment:
         mask[self.deleted] = False
         return mask
 
+    def live_column(self, name: str) -> "pa.ChunkedArray[Any]":
+        """A column of the rows that are not deleted; still in the map where none is."""
+        column = self.table.column(name)
+        return column.filter(pa.array(self.live())) if len(self.deleted) else column
+
     def search(
         self,
         queries: npt.NDArray[np.float32],

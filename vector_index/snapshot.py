@@ -1,6 +1,7 @@
 """A snapshot: one immutable state of an index, memory-mapped."""
 
 import hashlib
+import json
 from collections.abc import Container, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -90,6 +91,12 @@ class Snapshot:
     def has_thumbnails(self) -> bool:
         """Whether any picture may have one."""
         return bool(self._opened.thumbnails)
+
+    def rejects(self) -> Iterator[tuple[str, str]]:
+        """Yield the address and the reason of every input that was left out."""
+        with (self.path / REJECTS).open(encoding="utf-8") as lines:
+            for line in map(json.loads, lines):
+                yield line["uri"], line["reason"]
 
     def close(self) -> None:
         """Let go of the maps. Collections and tables still held elsewhere stay usable until they go too."""

@@ -105,7 +105,6 @@ class SnapshotWriter:
             _Change(self._temporary / name, name, schema, model.dim, old)
             for name, schema, old in zip(COLLECTIONS, schemas, bases, strict=True)
         )
-        self._rejects: list[str] = []
         self._seen: set[str] = set()  # uris that the base's rejects are no longer about
         self._reject_count = 0
         self._reject_file = (self._path / REJECTS).open("w", encoding="utf-8")
@@ -251,11 +250,9 @@ class SnapshotWriter:
         """Those of the base that nothing new has been said of."""
         if self._base is None:
             return
-        with (self._base.path / REJECTS).open(encoding="utf-8") as lines:
-            for line in lines:
-                known = json.loads(line)
-                if known["uri"] not in self._seen:
-                    self._write_reject(known["uri"], known["reason"])
+        for uri, reason in self._base.rejects():
+            if uri not in self._seen:
+                self._write_reject(uri, reason)
 
     def _check_open(self) -> None:
         if not self._open:

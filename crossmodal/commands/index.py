@@ -226,8 +226,7 @@ def gc(
     from vector_index import IndexDirectory
 
     directory = IndexDirectory(index)
-    directory.open().close()
-    with directory.lock():
+    with directory.change():
         gone = directory.collect(keep)
         left = directory.names()
     print_json({"deleted": gone, "kept": left}) if json else print(f"{len(gone)} deleted, {len(left)} kept")

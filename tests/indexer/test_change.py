@@ -168,6 +168,8 @@ def test_rejects_are_told_and_forgotten(tmp_path: Path, encoder: DualEncoder) ->
     with IndexDirectory(tmp_path / "index").open() as snapshot:
         [line] = (snapshot.path / "rejects.jsonl").read_text().splitlines()
         assert json.loads(line)["uri"] == "worse.jpg"
+    again = add_to_index(folder, tmp_path / "index", encoder)
+    assert (again.snapshot, again.rejected) == (report.snapshot, 1)  # it is known to be bad: nothing has changed
 
 
 def test_removing_by_id_and_by_filter_and_compacting(tmp_path: Path, encoder: DualEncoder) -> None:

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from corpus.records import captions_of
 from indexer.metadata import OWN, column_name
+from vector_index.tables import common_type
 
 _ID = ("id", "key")
 _URI = ("uri", "image_path", "image", "url")
@@ -64,7 +65,7 @@ class Columns:
             column = column_name(name)
             while column != name and column in more:
                 column = f"meta_{column}"
-            self._metadata[name] = column, _common(more[name])
+            self._metadata[name] = column, common_type(more[name])
 
     def texts(self, batch: pa.RecordBatch, name: str | None) -> list[str | None]:
         """A column of strings or whole numbers as strings; None where there is nothing."""
@@ -129,15 +130,6 @@ def _has_bytes(kind: _Type) -> bool:
         return any(_has_bytes(kind.field(number).type) for number in range(kind.num_fields))
     is_bytes = pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
     return bool(is_bytes or pa.types.is_fixed_size_binary(kind))
-
-
-def _common(kinds: Sequence[_Type]) -> _Type:
-    """The narrowest type that holds all of these: whole numbers and floats are floats, what does not mix is string."""
-    schemas = [pa.schema([("column", kind)]) for kind in kinds]
-    try:
-        return pa.unify_schemas(schemas, promote_options="permissive").field(0).type
-    except pa.ArrowException:
-        return pa.string()
 
 
 def _as(column: _Array, kind: _Type) -> _Array:

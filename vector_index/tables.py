@@ -124,6 +124,15 @@ class MappedTable:
         return cast
 
 
+def common_type(kinds: Sequence[Any]) -> Any:
+    """The narrowest Arrow type that holds all of these; string for those that do not mix."""
+    try:
+        schemas = [pa.schema([("column", kind)]) for kind in kinds]
+        return pa.unify_schemas(schemas, promote_options="permissive").field(0).type
+    except pa.ArrowException:
+        return pa.string()
+
+
 def unify(schemas: Sequence[pa.Schema]) -> pa.Schema:
     """One schema that holds the columns of all: those of the first, then what the others have more.
 
@@ -136,19 +145,9 @@ def unify(schemas: Sequence[pa.Schema]) -> pa.Schema:
     fields: dict[str, Any] = {}
     for field in (field for schema in schemas for field in schema):
         known = fields.setdefault(field.name, field)
-        if known.type == field.type or pa.types.is_null(field.type):
-            continue
-        if pa.types.is_null(known.type):
-            fields[field.name] = field
-            continue
-        kinds = (known.type, field.type)
-        common: Any = pa.string()
-        if all(pa.types.is_integer(kind) for kind in kinds):
-            common = pa.int64()
-        elif all(pa.types.is_integer(kind) or pa.types.is_floating(kind) for kind in kinds):
-            common = pa.float64()
         try:
-            for kind in kinds:
+            common = common_type([known.type, field.type])
+            for kind in (known.type, field.type):
                 pa.nulls(0, kind).cast(common)
         except pa.ArrowException:
             raise ValueError(f"column {field.name!r} is {known.type} in one part and {field.type} in another") from None

@@ -2,7 +2,7 @@
 
 Closed loop: each client sends its next request when it has the answer. Open loop: requests come at random times at a
 given rate, answers or not; rates are shares of what the closed loop reached. Distinct texts as long as captions,
-distinct JPEGs of 0.3 and 12 MP, 100,000 × 512 vectors, caches off. The loop's lag is counted once all clients are there.
+distinct JPEGs of 0.3 and 12 MP, 100,000 × 512 vectors, caches off. The loop's lag counts once all clients are there.
 """
 
 from __future__ import annotations

@@ -77,6 +77,7 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
         },
     )
     app.state.draining = False
+    app.state.load = load
     # From within outwards: the last added is the first to see a request.
     app.add_middleware(Access, gate=Gate(settings))
     if settings.cors_origins:

@@ -7,7 +7,7 @@ import math
 import re
 import time
 import uuid
-from collections.abc import MutableMapping
+from collections.abc import Iterable, MutableMapping
 from typing import Any
 
 from prometheus_client import Counter, Histogram
@@ -26,6 +26,14 @@ _SECONDS = re.compile(rb"[0-9]{1,9}(\.[0-9]{1,9})?")
 
 REQUESTS = Counter("crossmodal_requests_total", "Requests answered", ["method", "route", "status"])
 SECONDS = Histogram("crossmodal_request_seconds", "Seconds from the request's head to the answer's end", ["route"])
+
+
+def new_request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """The client's own, where its X-Request-ID is one."""
+    for name, value in headers:
+        if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
+            return value.decode()
+    return uuid.uuid4().hex
 
 
 class RequestGuard:
@@ -48,8 +56,7 @@ class RequestGuard:
             await self.app(scope, receive, send)
             return
         headers = dict(scope["headers"])
-        given = headers.get(b"x-request-id", b"")
-        request_id = given.decode() if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        request_id = new_request_id(scope["headers"])
         scope["request_id"] = request_id
         began, status, received, answered = time.monotonic(), 500, 0, False
         arriving = b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0"
@@ -98,8 +105,6 @@ class RequestGuard:
         counts = scope["path"].startswith("/v1/")
         self.load.requests += counts
         try:
-            if counts and self.load.full:
-                raise _Refused(503, "loop", "the service is too busy: try again later")
             self.load.begun += counts
             seconds = self._seconds(headers.get(b"x-request-timeout"))
             if scope["path"] == _UNTIMED:

@@ -49,8 +49,8 @@ def serve(settings: Settings, host: str, port: int) -> None:
     }
     engine = Engine(settings)
     if settings.workers == 1:
-        TimedProtocol.limit(settings)
         app = supervise(create_app(settings, engine), settings)
+        TimedProtocol.limit(settings, app.state.load)
         uvicorn.Server(uvicorn.Config(app, **options)).run(listeners)
         return
     engine.close()
@@ -68,8 +68,9 @@ def worker() -> FastAPI:
     from service.lifecycle import supervise
 
     settings = Settings()
-    TimedProtocol.limit(settings)
-    return supervise(create_app(settings), settings)
+    app = supervise(create_app(settings), settings)
+    TimedProtocol.limit(settings, app.state.load)
+    return app
 
 
 def _listen(host: str, port: int) -> list[socket.socket]:

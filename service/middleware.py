@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.admission import ALLOWANCE, Allowance
 from service.errors import ClientGone
+from service.logs import REQUEST_ID
 from service.loop_lag import LoopLoad
 from service.problems import problem_response
 from service.refusals import REFUSALS
@@ -51,6 +52,7 @@ class RequestGuard:
         given = headers.get(b"x-request-id", b"")
         request_id = given.decode() if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         scope["request_id"] = request_id
+        REQUEST_ID.set(request_id)
         began, status, received, answered = time.monotonic(), 500, 0, False
         arriving = b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0"
 

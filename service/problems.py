@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
@@ -14,12 +13,13 @@ from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
+from service import logs
 from service.errors import Problem
 from service.headers import ON_FAILURE
 from service.refusals import REFUSALS
 
 MEDIA_TYPE = "application/problem+json"
-log = logging.getLogger("crossmodal.service")
+log = logs.logger("crossmodal.service")
 
 
 class ProblemDetail(BaseModel):
@@ -97,7 +97,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def _unexpected(request: Request, error: Exception) -> Response:
-        log.error("request %s failed", request_id(request), exc_info=error)
+        log.error("a request failed", request_id=request_id(request), exc_info=error)
         id = request_id(request)
         headers = {**ON_FAILURE, "X-Request-ID": id}
         return problem_response(500, "an internal error; the log has it under this request id", id, headers)

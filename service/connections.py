@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.problems import MEDIA_TYPE, problem_body
-from service.refusals import REFUSALS
+from service.refusals import Reason, count
 from service.settings import Settings
 
 _FILES = 256  # that the process needs besides its connections
@@ -46,7 +46,7 @@ class TimedProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         self._wait_for_head()
         if len(self.connections) > self.most:
-            REFUSALS.labels("connections").inc()
+            count("connections")
             next(iter(self._idle)).transport.abort()  # this one itself, if all others are being answered
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -66,7 +66,7 @@ class TimedProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """A problem as all others, and no line in the log for whoever sends nonsense."""
-        REFUSALS.labels("invalid_http").inc()
+        count("invalid_http")
         body = problem_body(400, msg, uuid.uuid4().hex)
         head = f"HTTP/1.1 400 Bad Request\r\nContent-Type: {MEDIA_TYPE}\r\nContent-Length: {len(body)}\r\n"
         self.transport.write(head.encode() + b"Connection: close\r\n\r\n" + body)
@@ -87,8 +87,8 @@ class TimedProtocol(HttpToolsProtocol):
         if TimedProtocol._sweep is None:
             TimedProtocol._sweep = self.loop.call_later(self.seconds, _close_the_slow, self.loop)
 
-    def _give_up(self, reason: str) -> None:
-        REFUSALS.labels(reason).inc()
+    def _give_up(self, reason: Reason) -> None:
+        count(reason)
         self._idle.pop(self, None)
         self.transport.abort()
 

@@ -16,7 +16,7 @@ from starlette.routing import Match
 from service import logs
 from service.errors import Problem
 from service.headers import ON_FAILURE
-from service.refusals import REFUSALS
+from service.refusals import count
 
 MEDIA_TYPE = "application/problem+json"
 log = logs.logger("crossmodal.service")
@@ -70,8 +70,8 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(Problem)
     async def _problem(request: Request, error: Problem) -> Response:
-        if error.status in (400, 422):
-            REFUSALS.labels("invalid").inc()
+        if error.status in (400, 422) and not error.counted:
+            count("invalid")
         return problem_response(error.status, error.detail, request_id(request), error.headers)
 
     @app.exception_handler(HTTPException)
@@ -87,12 +87,12 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def _invalid_request(request: Request, error: RequestValidationError) -> Response:
-        REFUSALS.labels("invalid").inc()
+        count("invalid")
         return problem_response(422, explain(error.errors()), request_id(request))
 
     @app.exception_handler(ValidationError)
     async def _invalid(request: Request, error: ValidationError) -> Response:
-        REFUSALS.labels("invalid").inc()
+        count("invalid")
         return problem_response(422, explain(error.errors()), request_id(request))
 
     @app.exception_handler(Exception)

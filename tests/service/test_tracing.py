@@ -53,26 +53,30 @@ def attributes(span: Any) -> dict[str, Any]:
 def test_spans_of_requests(serve: Serve, tmp_path: Path, collector: tuple[str, list[Any]]) -> None:
     endpoint, sent = collector
     standard = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_RESOURCE_ATTRIBUTES": "deployment.environment.name=test"}
-    with serve(tmp_path / "log", CROSSMODAL_TRACES="true", CROSSMODAL_CACHE_BYTES="0", **standard) as url:
-        with httpx.Client(base_url=url) as client:
+    with (
+        serve(tmp_path / "log", CROSSMODAL_TRACES="true", CROSSMODAL_CACHE_BYTES="0", **standard) as url,
+        httpx.Client(base_url=url) as client,
+    ):
 
-            def ask(number: int) -> None:
-                body = {"query": {"text": f"star {number}"}}
-                client.post("/v1/search/images", json=body, headers={"X-Request-ID": f"asked-{number}"})
+        def ask(number: int) -> None:
+            body = {"query": {"text": f"star {number}"}}
+            client.post("/v1/search/images", json=body, headers={"X-Request-ID": f"asked-{number}"})
 
-            with ThreadPoolExecutor(16) as pool:
-                list(pool.map(ask, range(32)))
-            child = {"X-Request-ID": "child", "traceparent": CALLER}
-            client.post("/v1/search/images?k=1", files={"image": jpeg()}, headers=child)
-            client.get("/v1/search/images?text=secret", headers={"X-Request-ID": "unseen", "traceparent": UNSAMPLED})
-            client.get("/v1/search/images?text=a", headers={"X-Request-ID": "late", "X-Request-Timeout": "0.000000001"})
+        with ThreadPoolExecutor(16) as pool:
+            list(pool.map(ask, range(32)))
+        child = {"X-Request-ID": "child", "traceparent": CALLER}
+        client.post("/v1/search/images?k=1", files={"image": jpeg()}, headers=child)
+        client.get("/v1/search/images?text=secret", headers={"X-Request-ID": "unseen", "traceparent": UNSAMPLED})
+        client.get("/v1/search/images?text=a", headers={"X-Request-ID": "late", "X-Request-Timeout": "0.000000001"})
     # The server has ended, and sent what it had before.
     resources = [each for request in sent for each in request.resource_spans]
     resource = attributes(resources[0].resource)
     assert resource["service.name"] == "crossmodal"
     assert resource["deployment.environment.name"] == "test"
     spans = [span for each in resources for scope in each.scope_spans for span in scope.spans]
-    roots = {attributes(span).get("crossmodal.request_id"): span for span in spans if span.kind == span.SPAN_KIND_SERVER}
+    roots = {
+        attributes(span).get("crossmodal.request_id"): span for span in spans if span.kind == span.SPAN_KIND_SERVER
+    }
     assert roots.keys() == {*(f"asked-{number}" for number in range(32)), "child", "late"}
 
     def parts(id: str) -> list[Any]:

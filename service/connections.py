@@ -13,7 +13,7 @@ from service.headers import ON_FAILURE
 from service.loop_lag import LoopLoad
 from service.middleware import REQUESTS, new_request_id
 from service.problems import MEDIA_TYPE, problem_body
-from service.refusals import REFUSALS
+from service.refusals import Reason, count
 from service.settings import Settings
 
 _FILES = 256  # that the process needs besides its connections
@@ -53,7 +53,7 @@ class TimedProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         self._wait_for_head()
         if len(self.connections) > self.most:
-            REFUSALS.labels("connections").inc()
+            count("connections")
             next(iter(self._idle)).transport.abort()  # this one itself, if all others are being answered
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -85,12 +85,12 @@ class TimedProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """A problem as all others, and no line in the log for whoever sends nonsense."""
-        REFUSALS.labels("invalid_http").inc()
+        count("invalid_http")
         self._refuse("400 Bad Request", msg, new_request_id([]), {"Connection": "close"})
         self.transport.close()
 
     def _shed(self) -> None:
-        REFUSALS.labels("loop").inc()
+        count("loop")
         REQUESTS.labels("-", "other", 503).inc()
         keep = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
         more = {"Retry-After": "5", **({} if keep else {"Connection": "close"})}
@@ -123,8 +123,8 @@ class TimedProtocol(HttpToolsProtocol):
         if TimedProtocol._sweep is None:
             TimedProtocol._sweep = self.loop.call_later(self.seconds, _close_the_slow, self.loop)
 
-    def _give_up(self, reason: str) -> None:
-        REFUSALS.labels(reason).inc()
+    def _give_up(self, reason: Reason) -> None:
+        count(reason)
         self._idle.pop(self, None)
         self.transport.abort()
 

@@ -15,9 +15,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.admission import ALLOWANCE, Allowance
 from service.errors import ClientGone
+from service.logs import REQUEST_ID
 from service.loop_lag import LoopLoad
 from service.problems import problem_response
-from service.refusals import REFUSALS
+from service.refusals import Reason, count
 from service.settings import Settings
 
 _UNTIMED = "/v1/index/reload"  # the operator's, who waits for it
@@ -58,6 +59,7 @@ class RequestGuard:
         headers = dict(scope["headers"])
         request_id = new_request_id(scope["headers"])
         scope["request_id"] = request_id
+        REQUEST_ID.set(request_id)
         began, status, received, answered = time.monotonic(), 500, 0, False
         arriving = b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0"
 
@@ -136,7 +138,7 @@ class RequestGuard:
             self.held -= received
             self.load.requests -= counts
             if refusal is not None:
-                REFUSALS.labels(refusal.reason).inc()
+                count(refusal.reason)
                 if not answered:
                     extra = {"Retry-After": "5"} if refusal.status == 503 else {}
                     if arriving and refusal.status != 503:  # else the rest is read and thrown away
@@ -157,6 +159,6 @@ class RequestGuard:
 
 
 class _Refused(Exception):
-    def __init__(self, status: int, reason: str, detail: str) -> None:
+    def __init__(self, status: int, reason: Reason, detail: str) -> None:
         super().__init__(detail)
         self.status, self.reason, self.detail = status, reason, detail

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 
 from prometheus_client import Counter
 
+from service import logs
 from service.engine import Engine
 from vector_index import VectorIndexError
 
@@ -14,7 +14,7 @@ SWITCHES = Counter("crossmodal_snapshot_switches_total", "New snapshots found, b
 
 _SELDOM = 300.0  # seconds
 
-log = logging.getLogger(__name__)
+log = logs.logger("crossmodal.watcher")
 
 
 async def watch_snapshots(engine: Engine, seconds: float) -> None:
@@ -34,4 +34,4 @@ async def watch_snapshots(engine: Engine, seconds: float) -> None:
             if str(error) != told:
                 told = str(error)
                 SWITCHES.labels("refused").inc()
-                log.error("a new snapshot is refused, %s keeps serving: %s", engine.snapshot.name, error)
+                log.error("a new snapshot is refused", reason=told, keeps_serving=engine.snapshot.name)

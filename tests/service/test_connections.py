@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -26,14 +27,17 @@ from service.settings import Settings
 def start(index: Path, port: int, **settings: str) -> subprocess.Popen[str]:
     environment = {**os.environ, **{f"CROSSMODAL_{name.upper()}": value for name, value in settings.items()}}
     command = [sys.executable, "-m", "crossmodal", "serve", str(index), "--port", str(port)]
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    # Not a pipe: one that nobody reads stops a server that has much to complain of.
+    log = tempfile.TemporaryFile("w+")  # noqa: SIM115
+    process = subprocess.Popen(command, env=environment, stderr=log, text=True)
     until = time.monotonic() + 60
     while time.monotonic() < until:
         try:
             if httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=5).status_code == 200:
                 return process
         except httpx.TransportError:
-            assert process.poll() is None, process.communicate()[1]
+            log.seek(0)
+            assert process.poll() is None, log.read()
             time.sleep(0.05)
     process.kill()
     pytest.fail("not ready in 60 s")

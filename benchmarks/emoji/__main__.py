@@ -30,7 +30,7 @@ from benchmarks.emoji.concepts import HELD_OUT, LANGUAGES, UNUSED, read_emoji
 from benchmarks.emoji.packages import GOOGLE, NAMES, OPENMOJI, PACKAGES, TWITTER, PackageError, fetch
 from benchmarks.emoji.tables import TABLE, drawn_by_all, training_table, write_table
 
-_STEPS = 200
+_STEPS = 120
 _RECIPE = Path(__file__).parent / "recipe.yaml"
 _SCRATCH = Path(__file__).parents[2] / "training" / "recipes" / "tiny.json"
 _DRAWINGS = {

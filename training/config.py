@@ -49,6 +49,7 @@ class TrainConfig(BaseModel):
     # What moves
     lock_image: bool = False
     lock_text: bool = False
+    fresh_text: bool = False
     lora_rank: int = Field(0, ge=0)
 
     # What is seen
@@ -91,6 +92,8 @@ class TrainConfig(BaseModel):
                 raise ValueError("objectives: intra_modal looks at texts alone; it goes along with info_nce or sigmoid")
         if self.lock_image and self.lock_text:
             raise ValueError("lock_image and lock_text together leave nothing to train")
+        if self.fresh_text and (self.lock_text or self.lora_rank):
+            raise ValueError("fresh_text is a text tower that knows nothing yet: leave lock_text and lora_rank out")
         if self.lora_rank and (self.lock_image or self.lock_text):
             raise ValueError("lora_rank trains small additions to both towers: leave lock_image and lock_text out")
         return self

@@ -41,6 +41,8 @@ def new_student(config: TrainConfig) -> Student:
     TrainingError.
     """
     student = _from_scratch(config.model) if _is_architecture(config.model) else _from_reference(config.model)
+    if config.fresh_text:
+        student = _with_fresh_text(student)
     if "captioning" in config.objectives and not hasattr(student.model, "text_decoder"):
         raise TrainingError(f"objectives: captioning needs a CoCa architecture; {config.model} is none")
     if "sigmoid" in config.objectives:
@@ -124,6 +126,13 @@ def _from_reference(name: str) -> Student:
         raise TrainingError(f"model: {error}") from None
     loaded.model.requires_grad_(True)
     return Student(loaded.model, loaded.config, loaded.preprocess, loaded.tokenizer, pretrained=True)
+
+
+def _with_fresh_text(student: Student) -> Student:
+    """Random weights for all but the image tower ("Uu" of Zhai et al., 2022, "LiT")."""
+    model = _build(student.architecture)
+    model.visual.load_state_dict(student.model.visual.state_dict())
+    return replace(student, model=model)
 
 
 def _with_bias(student: Student) -> Student:

@@ -20,6 +20,7 @@ _LARGEST_M: Final = 128
 _LARGEST_NLIST: Final = 1 << 20
 _NEIGHBOURS: Final = re.compile(r"HNSW(\d+)")
 _LISTS: Final = re.compile(r"\bIVF(\d+)(_HNSW\d*)?\b")
+_NLIST: Final = re.compile(r"\bIVF(\d+)([kM]?)")
 
 
 def load_faiss() -> Any:
@@ -46,6 +47,11 @@ def new_index(kind: str, dim: int) -> Any:
         BadIndexType: as `check_index_type` says.
     """
     faiss = load_faiss()
+    # Before it is made: a hundred million empty lists take a minute and gigabytes.
+    if any(
+        int(count) * {"": 1, "k": 1 << 10, "M": 1 << 20}[unit] > _LARGEST_NLIST for count, unit in _NLIST.findall(kind)
+    ):
+        raise BadIndexType(f"index type {kind!r}: at most {_LARGEST_NLIST:,} lists are allowed")
     try:
         index = faiss.index_factory(dim, kind, faiss.METRIC_INNER_PRODUCT)
     except (RuntimeError, ValueError) as error:
@@ -55,8 +61,6 @@ def new_index(kind: str, dim: int) -> Any:
     core = core_of(index)
     if any(not 4 <= int(m) <= _LARGEST_M for m in _NEIGHBOURS.findall(kind)):
         raise BadIndexType(f"index type {kind!r}: M must be from 4 to {_LARGEST_M}")
-    if is_ivf(core) and core.nlist > _LARGEST_NLIST:
-        raise BadIndexType(f"index type {kind!r}: at most {_LARGEST_NLIST:,} lists are allowed")
     if is_refined(index) and not isinstance(storage_of(index), faiss.IndexFlatCodes):
         raise BadIndexType(f"index type {kind!r}: refine with Flat, SQfp16, SQ8 and the like")
     if not is_refined(index) and (core is not index or isinstance(core, faiss.IndexFastScan | faiss.IndexIVFFastScan)):

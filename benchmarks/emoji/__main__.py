@@ -1,12 +1,13 @@
-"""Does fine-tuning pay? `tiny` as it is, `tiny` fine-tuned, and its architecture from scratch, on emoji.
+"""Does fine-tuning pay? `tiny` as it is, fine-tuned whole or its picture tower alone, and from scratch, on emoji.
 
 Training: the emoji of Google and Twitter with names and keywords in English and Chinese; one emoji in ten is held out.
-Test: every emoji as OpenMoji draws it; the query is its name alone. Most test concepts were seen in training, drawn by
-others; `held out` are those that never were, still searched among all; their relatives (another face, another flag)
-were. Every run sees each of its pictures equally often: one on fewer emoji is shorter. With --steps all are alike long.
+Test: every emoji as OpenMoji draws it, and each is asked for by its name alone among all of them. `learned` are the
+emoji that a run was trained on, as others draw them; `new` those that it was not. All runs are equally long, unless
+--passes says how often each picture is seen.
 
-Each side has its own best settings: a sweep trains on Google's drawings alone and is judged by Twitter's, so that no
-drawing of the test has a say in them. --no-sweep takes the recipe's settings, with --set, for both.
+Each side has its own best learning rate, of the same number of candidates: a sweep trains on Google's drawings of the
+middle share for half the steps and is judged by Twitter's, so that no drawing of the test has a say. --no-sweep takes
+the recipe's settings, with --set, for all.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ from typing import Any
 from benchmarks import report
 from benchmarks.common import cache, parser
 from benchmarks.emoji.artwork import make_pictures
-from benchmarks.emoji.concepts import HELD_OUT, LANGUAGES, read_emoji
+from benchmarks.emoji.concepts import HELD_OUT, LANGUAGES, UNUSED, read_emoji
 from benchmarks.emoji.packages import GOOGLE, NAMES, OPENMOJI, PACKAGES, TWITTER, PackageError, fetch
 from benchmarks.emoji.tables import TABLE, drawn_by_all, training_table, write_table
 
-_PASSES, _SWEEP_PASSES = 10, 4
+_STEPS = 120
 _RECIPE = Path(__file__).parent / "recipe.yaml"
 _SCRATCH = Path(__file__).parents[2] / "training" / "recipes" / "tiny.json"
 _DRAWINGS = {
@@ -38,24 +39,21 @@ _DRAWINGS = {
     "openmoji": (OPENMOJI, "color/svg"),
 }
 _TRAINING, _TEST = ("google", "twitter"), "openmoji"
-_SIDES = ("fine-tuned", "from scratch")
-_CANDIDATES = {
-    "fine-tuned": ("learning_rate=0.0005", "learning_rate=0.001", "learning_rate=0.002",
-                   "learning_rate=0.002 layer_decay=0.7"),
-    "from scratch": ("learning_rate=0.001", "learning_rate=0.002", "learning_rate=0.004"),
-}  # fmt: skip
+_AS_IS = "as it is"
+_SIDES = {"fine-tuned": "", "picture tower fine-tuned": "fresh_text=true", "from scratch": ""}
+_CANDIDATES = ("learning_rate=0.002", "learning_rate=0.004")
 _WAYS = {"text_to_image": "text → image", "image_to_text": "image → text"}
 
 
 @dataclass(frozen=True)
 class Run:
-    """`start` is what is trained, `share` that of the emoji that are not held out; `steps`, if any, before `passes`."""
+    """`start` is what is trained, `share` that of the emoji that are not held out; `passes`, if any, before `steps`."""
 
     name: str
     start: str
     share: float
-    passes: float
-    steps: int | None = None
+    steps: int
+    passes: float | None = None
     vendors: tuple[str, ...] = _TRAINING
 
 
@@ -65,11 +63,11 @@ def main() -> None:
     options = parser(__doc__)
     options.prog = "python -m benchmarks.emoji"
     options.add_argument("--model", default="tiny", help="the model to fine-tune: a reference that can be trained")
-    options.add_argument("--shares", type=float, nargs="+", default=[0.25, 1], help="of the emoji")
-    options.add_argument("--passes", type=float, default=_PASSES, help="how often a run sees each of its pictures")
-    options.add_argument("--steps", type=int, help="of each run, instead of passes")
+    options.add_argument("--shares", type=float, nargs="+", default=[0.1, 0.3, 1], help="of the emoji")
+    options.add_argument("--steps", type=int, default=_STEPS, help="of each run, of 64 pairs each")
+    options.add_argument("--passes", type=float, help="how often a run sees each of its pictures, instead of steps")
     options.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="other changes to the recipe")
-    options.add_argument("--no-sweep", action="store_true", help="the recipe's settings for both")
+    options.add_argument("--no-sweep", action="store_true", help="the recipe's settings for all")
     options.add_argument("--quick", action="store_true", help="the largest share alone, one pass, no sweep")
     options.set_defaults(folder=cache() / "emoji")
     given = options.parse_args()
@@ -85,19 +83,22 @@ def main() -> None:
     changes = [f"seed={given.seed}", *given.set]
     seen = {**report.conditions(), "torch_threads": _threads(), **_described(given.model, changes)}
     seen["fingerprint"] = load_encoder(model, runtime="torch").fingerprint
-    seen |= {"steps": given.steps} if given.steps else {"passes": given.passes}
-    starts = dict(zip(_SIDES, (model, str(_SCRATCH)), strict=True))
+    seen |= {"passes": given.passes} if given.passes else {"steps": given.steps}
+    starts = dict.fromkeys(_SIDES, model) | {"from scratch": str(_SCRATCH)}
     best = dict.fromkeys(_SIDES, "")
+    shares = sorted(given.shares)
     if not given.no_sweep:
-        seen["sweep"] = {name: sweep(name, starts[name], max(given.shares), folders, changes) for name in _SIDES}
+        middle, steps = shares[len(shares) // 2], max(1, given.steps // 2)
+        runs = {name: Run(name, starts[name], middle, steps, vendors=_TRAINING[:1]) for name in _SIDES}
+        seen["sweep"] = {name: sweep(run, folders, changes) for name, run in runs.items()}
         best = {name: max(found, key=found.__getitem__) for name, found in seen["sweep"].items()}
-    rows = [*measure("as it is", model, folders[_TEST], 0)]
-    for share in sorted(given.shares):
+    rows = [*measure(_AS_IS, model, folders[_TEST], 0)]
+    for share in shares:
         for name in _SIDES:
-            run = Run(name, starts[name], share, given.passes, given.steps)
+            run = Run(name, starts[name], share, given.steps, given.passes)
             rows += carry_out(run, folders, [*changes, *best[name].split()])
     seen["load_average_after"] = report.conditions()["load_average"]
-    order = {name: number for number, name in enumerate(("as it is", *_SIDES))}
+    order = {name: number for number, name in enumerate((_AS_IS, *_SIDES))}
     report.save("emoji", seen, sorted(rows, key=lambda row: (row["language"], order[row["model"]])), given.out)
 
 
@@ -115,19 +116,18 @@ def make_data(folder: Path, shares: list[float]) -> dict[str, Path]:
     return folders
 
 
-def sweep(name: str, start: str, share: float, folders: dict[str, Path], changes: list[str]) -> dict[str, float]:
-    """Each candidate's text → image recall@10, mean of both languages: trained on one vendor, judged by the other."""
-    learned, judged = _TRAINING
-    run = Run(name, start, share, _SWEEP_PASSES, vendors=(learned,))
+def sweep(run: Run, folders: dict[str, Path], changes: list[str]) -> dict[str, float]:
+    """A candidate's text → image recall@10, mean of both languages, of what it learned as another vendor draws it."""
+    judged = _TRAINING[1]
     with tempfile.TemporaryDirectory() as folder:
         table = Path(folder) / TABLE
-        training_table([folders[judged]], share, table)
+        training_table([folders[judged]], run.share, table)
         found = {}
-        for candidate in _CANDIDATES[name]:
-            with trained(run, folders, [*changes, *candidate.split()]) as (model, _):
+        for candidate in _CANDIDATES:
+            with trained(run, folders, [*changes, candidate]) as (model, _):
                 figures = [evaluated(model, table, language, by=[]) for language in LANGUAGES]
             found[candidate] = round(sum(each["text_to_image"]["recall@10"] for each in figures) / len(figures), 4)
-            print(f"  sweep, {name}, {candidate}: {found[candidate]}", flush=True)
+            print(f"  sweep, {run.name}, {candidate}: {found[candidate]}", flush=True)
     return found
 
 
@@ -153,9 +153,10 @@ def trained(run: Run, folders: dict[str, Path], changes: list[str]) -> Iterator[
         count = training_table([folders[vendor] for vendor in run.vendors], run.share, table)
         print(f"{run.name}, {run.share:g} of the emoji: {count:,} pictures", flush=True)
         places = {"model": run.start, "data": str(table), "out": str(Path(name) / "run")}
-        changes = [*changes, *(f"{key}={json.dumps(value)}" for key, value in places.items())]
-        batch = read_config(_RECIPE, changes).batch_size
-        config = read_config(_RECIPE, [*changes, f"steps={run.steps or math.ceil(run.passes * count / batch)}"])
+        own = [*_SIDES[run.name].split(), *(f"{key}={json.dumps(value)}" for key, value in places.items())]
+        config = read_config(_RECIPE, [*changes, *own, f"steps={run.steps}"])
+        if run.passes:
+            config = config.model_copy(update={"steps": math.ceil(run.passes * count / config.batch_size)})
         began = time.monotonic()
         model = train(config, show)
         seconds = round(time.monotonic() - began)
@@ -163,18 +164,31 @@ def trained(run: Run, folders: dict[str, Path], changes: list[str]) -> Iterator[
 
 
 def measure(name: str, model: str, test: Path, share: float) -> Iterator[dict[str, Any]]:
-    """A row a language: recalls of both ways, of all queries, of those about held-out emoji, and of each kind."""
+    """A row a language: recalls both ways of the names of emoji that were learned and of those that were not."""
     for language in LANGUAGES:
-        found = evaluated(model, test, language, by=["part", "kind"])
-        unseen = next(each for each in found["by"]["part"] if each["value"] == HELD_OUT)
-        row: dict[str, Any] = {"model": name, "share": share, "language": language}
-        row |= {"queries": found["texts"], **_recalls(found), "held out: queries": unseen["texts"]}
-        row |= {f"held out: {figure}": value for figure, value in _recalls(unseen).items()}
-        for each in found["by"]["kind"]:
-            row[f"{each['value']}: {_WAYS['text_to_image']} @10"] = each["text_to_image"]["recall@10"]
-        shown = [f"{figure} {row[figure]}" for figure in ("text → image @10", "held out: text → image @10")]
+        found = evaluated(model, test, language, by=["part"])
+        row: dict[str, Any] = {"model": name, "share": share, "language": language, "pictures": found["images"]}
+        for group, parts in _grouped(found["by"]["part"], share).items():
+            row[f"{group}: names"] = sum(part["texts"] for part in parts)
+            for way, shown in _WAYS.items():
+                for k in (1, 5, 10):
+                    row[f"{group}: {shown} @{k}"] = _mean([(part[way][f"recall@{k}"], part["texts"]) for part in parts])
+        shown = [f"{column} {value}" for column, value in row.items() if column.endswith("text → image @10")]
         print(f"  {name}, {language}: {', '.join(shown)}", flush=True)
         yield row
+
+
+def _grouped(parts: list[dict[str, Any]], share: float) -> dict[str, list[dict[str, Any]]]:
+    """The parts of the emoji that a run on `share` learned from, and the others."""
+    groups: dict[str, list[dict[str, Any]]] = {"learned": [], "new": []}
+    for part in parts:
+        learned = part["value"] not in (HELD_OUT, UNUSED) and float(part["value"]) <= share
+        groups["learned" if learned else "new"].append(part)
+    return {name: found for name, found in groups.items() if found}
+
+
+def _mean(values: list[tuple[float, int]]) -> float:
+    return round(sum(value * count for value, count in values) / sum(count for _, count in values), 4)
 
 
 def evaluated(model: str, data: Path, language: str, by: list[str]) -> dict[str, Any]:
@@ -182,15 +196,6 @@ def evaluated(model: str, data: Path, language: str, by: list[str]) -> dict[str,
     from training.evaluation import evaluate
 
     return evaluate(load_encoder(model, runtime="torch", precision="fp32"), data, language, by=by)
-
-
-def _recalls(found: dict[str, Any]) -> dict[str, Any]:
-    figures: dict[str, Any] = {}
-    for way, shown in _WAYS.items():
-        figures |= {f"{shown} @{k}": found[way][f"recall@{k}"] for k in (1, 5, 10)}
-        low, high = found["intervals"][way]["recall@10"]
-        figures[f"{shown} @10 95 %"] = f"{low:.3f}–{high:.3f}"
-    return figures
 
 
 def _threads() -> int:

@@ -4,23 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from tests.crossmodal import command as helper
+from tests.crossmodal.command import run
 
-def run(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "crossmodal", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
-
-
-def fails(code: int, *words: str | Path, says: str) -> None:
-    result = run(*words)
-    assert result.returncode == code, result.stderr
-    assert says in result.stderr
-    assert "Traceback" not in result.stderr
+fails = partial(helper.fails, run=run)
 
 
 def test_help_names_every_command() -> None:

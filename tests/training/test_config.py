@@ -25,6 +25,7 @@ from training.config import ConfigError, read_config
         ({"objectives": {"intra_modal": 1}, "captions_per_image": 2, "negatives_per_image": 1}, "along with info_nce"),
         ({"lock_image": True, "lock_text": True}, "nothing to train"),
         ({"lora_rank": 2, "lock_text": True}, "leave lock_image"),
+        ({"fresh_text": True, "lock_text": True}, "fresh_text is a text tower that knows nothing yet"),
         ({"ema": 1}, "ema: .*less than 1"),
     ],
 )

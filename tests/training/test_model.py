@@ -1,11 +1,13 @@
 """Students are built whole."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 
-from training.model import _build
+from training.config import TrainConfig
+from training.model import _build, new_student
 
 COCA = {
     "embed_dim": 32,
@@ -29,3 +31,10 @@ def test_no_weight_is_what_memory_happened_to_hold(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(torch, "empty", dirty)
     weights = _build(COCA).state_dict()
     assert [name for name, value in weights.items() if value.is_floating_point() and value.abs().max() > 1e3] == []
+
+
+def test_a_fresh_text_tower_beside_a_picture_tower_that_is_kept(config: Callable[..., TrainConfig]) -> None:
+    whole, fresh = (new_student(config(model="tiny", fresh_text=wanted)).model.state_dict() for wanted in (False, True))
+    kept = {name for name in whole if torch.equal(whole[name], fresh[name])}
+    assert kept >= {name for name in whole if name.startswith("visual.")}
+    assert not kept & {"token_embedding.weight", "positional_embedding", "text_projection", "logit_scale"}

@@ -73,14 +73,16 @@ def test_what_loses_too_much_is_refused(trained: Path, tmp_path: Path) -> None:
     assert accepted["quality"]["precisions"]["int8"]["text_to_image"]["recall@1"] < 0.2
 
 
-def test_a_refused_export_leaves_no_trace(tmp_path: Path) -> None:
+def test_a_refused_export_leaves_no_trace(tmp_path: Path, config: Callable[..., TrainConfig]) -> None:
+    model = train(config("vit", steps=1))
+
     def judge(work: Path) -> dict[str, Any]:
         assert (work / "model.json").is_file()
         raise release.QualityError("too bad")
 
     with pytest.raises(release.QualityError, match="too bad"):
-        export_model("tiny", tmp_path / "out", judge=judge)
-    assert list(tmp_path.iterdir()) == []
+        export_model(str(model), tmp_path / "served" / "out", judge=judge)
+    assert list((tmp_path / "served").iterdir()) == []
 
 
 def test_the_card_tells_how_it_was_trained(tmp_path: Path, config: Callable[..., TrainConfig]) -> None:

@@ -3,31 +3,29 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from tests.crossmodal.command import fails, run_here
 
-def run(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "crossmodal", "data", "prepare", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+prepare = partial(run_here, "data", "prepare")
 
 
 def test_prepare(tmp_path: Path, scenes: Path) -> None:
     out = tmp_path / "data"
-    result = run(scenes, "--out", out, "--split", "train=0.8,test=0.2", "--json")
+    result = prepare(scenes, "--out", out, "--split", "train=0.8,test=0.2", "--json")
     assert result.returncode == 0, result.stderr
     summary = json.loads(result.stdout)
     manifest = json.loads((out / "manifest.json").read_text("utf-8"))
     assert summary["pairs"] == sum(split["pairs"] for split in manifest["splits"].values()) == 60
     assert set(manifest["splits"]) == {"train", "test"}
 
-    again = run(scenes, "--out", out, "--split", "train=0.8,test=0.2")
+    again = prepare(scenes, "--out", out, "--split", "train=0.8,test=0.2")
     assert again.returncode == 1
     assert "--overwrite" in again.stderr
-    replaced = run(scenes, "--out", out, "--max-side", "64", "--overwrite")
+    replaced = prepare(scenes, "--out", out, "--max-side", "64", "--overwrite")
     assert replaced.returncode == 0, replaced.stderr
     assert "pictures/s" in replaced.stdout
 
@@ -45,16 +43,10 @@ def test_prepare(tmp_path: Path, scenes: Path) -> None:
     ],
 )
 def test_errors_are_one_line(tmp_path: Path, scenes: Path, words: list[str], code: int, says: str) -> None:
-    result = run(scenes, "--out", tmp_path / "data", *words)
-    assert result.returncode == code, result.stderr
-    assert says in result.stderr
-    assert "Traceback" not in result.stderr
+    fails(code, "data", "prepare", scenes, "--out", tmp_path / "data", *words, says=says)
     assert not (tmp_path / "data").exists()
 
 
 def test_not_writable(tmp_path: Path, scenes: Path) -> None:
     (tmp_path / "file").write_text("")
-    result = run(scenes, "--out", tmp_path / "file" / "data")
-    assert result.returncode == 1
-    assert "cannot be written" in result.stderr
-    assert "Traceback" not in result.stderr
+    fails(1, "data", "prepare", scenes, "--out", tmp_path / "file" / "data", says="cannot be written")

@@ -3,62 +3,35 @@
 from __future__ import annotations
 
 import json
-import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from crossmodal.main import main
+from tests.crossmodal.command import Words, fails, run_here
 from training.scenes import SHAPES
 
-Words = str | Path
+evaluate = partial(run_here, "evaluate")
+refused = partial(fails, run=evaluate)
 
 
-class Run:
-    """Runs the command line in this process."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-        self._patch, self._captured = monkeypatch, capsys
-
-    def __call__(self, *words: Words) -> tuple[int, str, str]:
-        self._patch.setattr(sys, "argv", ["crossmodal", "evaluate", *map(str, words)])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        out, err = self._captured.readouterr()
-        return (stop.value.code if isinstance(stop.value.code, int) else 0), out, err
-
-    def json(self, *words: Words) -> dict[str, Any]:
-        code, out, err = self("--model", "tiny", "--json", *words)
-        assert code == 0, err
-        return json.loads(out)  # type: ignore[no-any-return]
-
-    def fails(self, code: int, *words: Words, says: str) -> None:
-        found, out, err = self(*words)
-        assert found == code, err
-        assert says in " ".join(err.replace("│", " ").split())
-        assert out == ""
-        if code == 1:
-            assert err.count("error:") == 1
+def figures_of(*words: Words) -> dict[str, Any]:
+    done = evaluate("--model", "tiny", "--json", *words)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)  # type: ignore[no-any-return]
 
 
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    return Run(monkeypatch, capsys)
-
-
-def test_the_json_that_others_read(run: Run, scenes: Path) -> None:
-    figures = run.json("--data", scenes, "--limit", 30, "--by", "place")
+def test_the_json_that_others_read(scenes: Path) -> None:
+    figures = figures_of("--data", scenes, "--limit", 30, "--by", "place")
     assert (figures["model"], figures["images"], figures["texts"], figures["language"]) == ("tiny", 30, 180, "all")
     names = ["recall@1", "recall@5", "recall@10", "median_rank", "map", "ndcg@10"]
     for way in ("text_to_image", "image_to_text"):
         assert list(figures[way]) == list(figures["intervals"][way]) == names
         assert figures[way]["recall@1"] > 0.9
     assert set(figures["by"]) == {"language", "place"}
-    assert run.json("--data", scenes, "--language", "zh")["texts"] == 180
+    assert figures_of("--data", scenes, "--language", "zh")["texts"] == 180
 
 
-def test_classes_comparison_probes_and_report(run: Run, scenes: Path, tmp_path: Path) -> None:
+def test_classes_comparison_probes_and_report(scenes: Path, tmp_path: Path) -> None:
     (tmp_path / "classes.txt").write_text("\n".join(SHAPES))
     probes = tmp_path / "probes.jsonl"
     row = json.loads(scenes.read_text("utf-8").splitlines()[0])
@@ -68,7 +41,7 @@ def test_classes_comparison_probes_and_report(run: Run, scenes: Path, tmp_path: 
     more = ("--classes", tmp_path / "classes.txt", "--label", "shape", "--templates", "none", "--compare", "tiny",
             "--linear-probe", scenes, "--shots", 1,
             "--probe", "--count", 10, "--probe-data", probes, "--html", tmp_path / "r.html")  # fmt: skip
-    figures = run.json("--data", scenes, *more)
+    figures = figures_of("--data", scenes, *more)
     assert figures["classification"]["classes"] == 13
     assert figures["classification"]["templates"] == 1
     assert figures["linear_probe"]["fitted"] == figures["linear_probe"]["classes"]
@@ -76,8 +49,8 @@ def test_classes_comparison_probes_and_report(run: Run, scenes: Path, tmp_path: 
     assert figures["probes"]["scenes"] == 10
     assert figures["probe_data"]["all"] == {"count": 1, "accuracy": 1.0, "interval": [1.0, 1.0]}
     assert (tmp_path / "r.html").read_text("utf-8").startswith("<!doctype html>")
-    code, out, _ = run("--model", "tiny", "--data", scenes, *more)
-    assert code == 0
+    shown = evaluate("--model", "tiny", "--data", scenes, *more)
+    assert shown.returncode == 0
     for words in (
         "recall@1",
         "language",
@@ -86,35 +59,35 @@ def test_classes_comparison_probes_and_report(run: Run, scenes: Path, tmp_path: 
         "swapped relation",
         "no significant difference",
     ):
-        assert words in out
+        assert words in shown.stdout
 
 
-def test_probes_need_no_data(run: Run) -> None:
-    figures = run.json("--probe", "--count", 10, "--split", "unseen", "--language", "en")
+def test_probes_need_no_data() -> None:
+    figures = figures_of("--probe", "--count", 10, "--split", "unseen", "--language", "en")
     assert figures["probes"]["split"] == "unseen"
     assert "text_to_image" not in figures
 
 
-def test_bad_usage(run: Run, scenes: Path, tmp_path: Path) -> None:
+def test_bad_usage(scenes: Path, tmp_path: Path) -> None:
     tiny = ("--model", "tiny")
-    run.fails(2, *tiny, says="give --data, --probe or --probe-data")
-    run.fails(2, *tiny, "--probe", "--compare", "tiny", says="--compare needs --data")
-    run.fails(2, *tiny, "--data", scenes, "--classes", tmp_path, says="--label goes with --classes or --linear-probe")
-    run.fails(2, *tiny, "--data", scenes, "--shots", 3, says="--shots needs --linear-probe")
-    run.fails(2, *tiny, "--data", scenes, "--limit", 0, says="limit")
+    refused(2, *tiny, says="give --data, --probe or --probe-data")
+    refused(2, *tiny, "--probe", "--compare", "tiny", says="--compare needs --data")
+    refused(2, *tiny, "--data", scenes, "--classes", tmp_path, says="--label goes with --classes or --linear-probe")
+    refused(2, *tiny, "--data", scenes, "--shots", 3, says="--shots needs --linear-probe")
+    refused(2, *tiny, "--data", scenes, "--limit", 0, says="limit")
 
 
-def test_one_line_for_what_cannot_be_done(run: Run, scenes: Path, tmp_path: Path) -> None:
+def test_one_line_for_what_cannot_be_done(scenes: Path, tmp_path: Path) -> None:
     tiny = ("--model", "tiny", "--data", scenes)
     empty, broken = tmp_path / "empty.txt", tmp_path / "broken.jsonl"
     empty.write_text("")
     broken.write_text('{"image": "x.jpg", "caption": "a"}\n')
-    run.fails(1, "--model", "tiny", "--data", tmp_path / "none", says="none: no such table")
-    run.fails(1, *tiny, "--language", "fr", says="no captions in language 'fr'; there are 'en', 'zh'")
-    run.fails(1, *tiny, "--by", "size", says="no column 'size'; there are background, colour")
-    run.fails(1, *tiny, "--classes", empty, "--label", "shape", says="empty.txt: 0 classes in it")
-    run.fails(1, *tiny, "--classes", scenes, "--label", "kind", says="no column 'kind'")
-    run.fails(1, *tiny, "--compare", tmp_path / "model", says="no such directory")
-    run.fails(1, *tiny, "--html", tmp_path / "no" / "r.html", says="r.html: no such folder")
-    run.fails(1, "--model", "tiny", "--probe-data", broken, says="broken.jsonl, row 1: no column 'negative'")
-    run.fails(1, "--model", "tiny", "--probe", "--language", "fr", says="no captions in language 'fr'")
+    refused(1, "--model", "tiny", "--data", tmp_path / "none", says="none: no such table")
+    refused(1, *tiny, "--language", "fr", says="no captions in language 'fr'; there are 'en', 'zh'")
+    refused(1, *tiny, "--by", "size", says="no column 'size'; there are background, colour")
+    refused(1, *tiny, "--classes", empty, "--label", "shape", says="empty.txt: 0 classes in it")
+    refused(1, *tiny, "--classes", scenes, "--label", "kind", says="no column 'kind'")
+    refused(1, *tiny, "--compare", tmp_path / "model", says="no such directory")
+    refused(1, *tiny, "--html", tmp_path / "no" / "r.html", says="r.html: no such folder")
+    refused(1, "--model", "tiny", "--probe-data", broken, says="broken.jsonl, row 1: no column 'negative'")
+    refused(1, "--model", "tiny", "--probe", "--language", "fr", says="no captions in language 'fr'")

@@ -3,25 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 
+from tests.crossmodal.command import fails
+from tests.crossmodal.command import run_here as run
 from vector_index import IndexDirectory
-
-
-def run(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "crossmodal", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
-
-
-def fails(code: int, *words: str | Path, says: str) -> None:
-    result = run(*words)
-    assert result.returncode == code, result.stderr
-    assert says in result.stderr
-    assert "Traceback" not in result.stderr
 
 
 def test_out_and_in_again(tmp_path: Path, index: Path) -> None:

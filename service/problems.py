@@ -17,6 +17,7 @@ from starlette.routing import Match
 from service.errors import Problem
 from service.headers import ON_FAILURE
 from service.refusals import REFUSALS
+from vector_index import StoreRefused, StoreUnavailable
 
 MEDIA_TYPE = "application/problem+json"
 log = logging.getLogger("crossmodal.service")
@@ -94,6 +95,18 @@ def install(app: FastAPI) -> None:
     async def _invalid(request: Request, error: ValidationError) -> Response:
         REFUSALS.labels("invalid").inc()
         return problem_response(422, explain(error.errors()), request_id(request))
+
+    @app.exception_handler(StoreUnavailable)
+    async def _unavailable(request: Request, error: StoreUnavailable) -> Response:
+        REFUSALS.labels("store").inc()
+        log.warning("request %s: %s", request_id(request), error)  # with addresses, which are for the operator alone
+        detail = "the store of the index does not answer; try again later"
+        return problem_response(503, detail, request_id(request), {"Retry-After": "2"})
+
+    @app.exception_handler(StoreRefused)
+    async def _refused(request: Request, error: StoreRefused) -> Response:
+        REFUSALS.labels("invalid").inc()
+        return problem_response(422, str(error), request_id(request))
 
     @app.exception_handler(Exception)
     async def _unexpected(request: Request, error: Exception) -> Response:

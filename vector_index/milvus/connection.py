@@ -100,7 +100,8 @@ class Connection:
             if self._down_since is not None or self._closed.is_set():
                 return
             self._down_since = time.monotonic()
-        log.error("the store does not answer: %s", error)
+        if self._client is not None:  # else the error tells whoever opens it
+            log.error("the store does not answer: %s", error)
         threading.Thread(target=self._look, name="store", daemon=True).start()
 
     def _look(self) -> None:
@@ -120,6 +121,6 @@ def load_pymilvus() -> Any:
         import pymilvus
     except ImportError:
         raise ValueError("a store in Milvus needs pymilvus: pip install 'crossmodal[milvus]'") from None
-    for name in ("pymilvus", "milvus_lite"):  # each error with its traceback, which is raised and told here too
+    for name in ("pymilvus", "milvus_lite", "grpc._server"):  # each error with its traceback; they are told here too
         logging.getLogger(name).setLevel(logging.CRITICAL)
     return pymilvus

@@ -36,7 +36,7 @@ Progress = Callable[[int, int], None]
 
 AUTO: Final = "auto"
 INDEX_TYPES: Final = (AUTO, "FLAT", "HNSW", "IVF_FLAT")  # in which scores are exact
-PATIENCE: Final = 3_600.0  # seconds until an index is built and loaded
+PATIENCE: Final = 3_600  # seconds until an index is built and loaded; pymilvus would wait for ever for a float
 _INSERT: Final = 60.0  # seconds until a batch is taken
 _BATCH: Final = 500  # rows
 _HNSW: Final = {"M": 32, "efConstruction": 200}
@@ -131,16 +131,16 @@ class Loading:
                     truth.see(vectors)
             self._done += len(batch)
             self._progress(self._done, self._total)
-        indexes = load_pymilvus().MilvusClient.prepare_index_params()
-        indexes.add_index(VECTOR, index_type=kind, metric_type=METRIC, params=built)
-        indexes.add_index(fields["id"].name, index_type="INVERTED")
-        self._search_from_now_on(name, indexes)
+        self._connection.call("flush", name, timeout=PATIENCE)
+        self._index(name, fields["id"].name, wait=False, index_type="INVERTED")
+        self._index(name, VECTOR, wait=kind != "FLAT", index_type=kind, metric_type=METRIC, params=built)
+        self._connection.call("load_collection", name, timeout=PATIENCE)
         return IndexStamp(kind=kind, parameters=built)
 
-    def _search_from_now_on(self, name: str, indexes: Any) -> None:
-        self._connection.call("flush", name, timeout=PATIENCE)
-        self._connection.call("create_index", name, indexes, timeout=PATIENCE)
-        self._connection.call("load_collection", name, timeout=PATIENCE)
+    def _index(self, name: str, field: str | None, *, wait: bool, **options: Any) -> None:
+        indexes = load_pymilvus().MilvusClient.prepare_index_params()
+        indexes.add_index(field, **options)
+        self._connection.call("create_index", name, indexes, timeout=PATIENCE, sync=wait)
 
     def _write_record(self, text: str) -> None:
         name = f"{self._base}_{ABOUT}"
@@ -149,13 +149,13 @@ class Loading:
         schema.add_field(ROW, types.INT64, is_primary=True)
         schema.add_field(VECTOR, types.FLOAT_VECTOR, dim=2)  # a collection must have one
         schema.add_field(PART, types.VARCHAR, max_length=MOST_BYTES)
-        indexes = load_pymilvus().MilvusClient.prepare_index_params()
-        indexes.add_index(VECTOR, index_type="FLAT", metric_type=METRIC)
         self._connection.call("create_collection", name, schema=schema, consistency_level="Strong", timeout=_INSERT)
         parts = [text[start : start + PART_BYTES] for start in range(0, len(text), PART_BYTES)]
         rows = [{ROW: number, VECTOR: [0.0, 1.0], PART: part} for number, part in enumerate(parts)]
         self._connection.call("insert", name, rows, timeout=_INSERT)
-        self._search_from_now_on(name, indexes)
+        self._connection.call("flush", name, timeout=PATIENCE)
+        self._index(name, VECTOR, wait=False, index_type="FLAT", metric_type=METRIC)
+        self._connection.call("load_collection", name, timeout=PATIENCE)
 
 
 def _text(thumbnail: bytes | None) -> str | None:

@@ -14,7 +14,7 @@ from vector_index.milvus.connection import Call, Connection, NotThere
 from vector_index.milvus.loading import AUTO, INDEX_TYPES, Loading, Progress
 from vector_index.milvus.snapshot import ABOUT, MilvusSnapshot, read_record
 
-PATIENCE: Final = 60.0  # seconds until a collection is ready to be searched that was so before
+PATIENCE: Final = 60  # seconds until a collection is ready to be searched that was so before
 _SNAPSHOT: Final = re.compile(r"(\d{8}T\d{6})_(\d+Z)_([0-9a-f]+)")
 
 

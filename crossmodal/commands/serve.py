@@ -36,5 +36,7 @@ def serve(
     }
     given |= {"workers": workers, "insecure": insecure}
     settings = Settings(**{name: value for name, value in given.items() if value is not None})
+    if (settings.index is None) == (settings.store is None):
+        raise typer.BadParameter("give an index directory or a store (CROSSMODAL_STORE), one of them")
     typer.echo(f"serving {settings.store or settings.index} on http://{host}:{port}", err=True)
     run(settings, host, port)

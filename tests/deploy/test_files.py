@@ -230,8 +230,13 @@ def test_chart_says_what_the_service_means(rendered: Path) -> None:
     assert announced >= 5
     assert pod["terminationGracePeriodSeconds"] >= announced + finished + 10
     stored = "CROSSMODAL_STORE" in told
-    assert [mount["readOnly"] for mount in container["volumeMounts"] if mount["name"] == "index"] == [True] * (not stored)
-    assert ("/index" in container["args"], any(v["name"] == "index" for v in pod["volumes"])) == (not stored, not stored)
+    assert [mount["readOnly"] for mount in container["volumeMounts"] if mount["name"] == "index"] == [True] * (
+        not stored
+    )
+    assert ("/index" in container["args"], any(v["name"] == "index" for v in pod["volumes"])) == (
+        not stored,
+        not stored,
+    )
     exposed = {
         path["path"]
         for part in parts
@@ -247,7 +252,13 @@ def test_chart_says_what_the_service_means(rendered: Path) -> None:
 
 def test_job_without_a_shared_volume_is_refused(helm: str) -> None:
     bad(
-        "job.enabled needs index.from=claim or store", helm, "template", "x", CHART, "--set", "index.from=fetch,job.enabled=true"
+        "job.enabled needs index.from=claim or store",
+        helm,
+        "template",
+        "x",
+        CHART,
+        "--set",
+        "index.from=fetch,job.enabled=true",
     )
 
 

@@ -16,6 +16,7 @@ _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 class Address:
     """`uri` as pymilvus takes it, the database in it ("" is its default) and the alias that names the live snapshot."""
 
+    text: str
     uri: str
     database: str
     name: str
@@ -37,17 +38,17 @@ class Address:
         path = unquote(parts.path)
         if parts.scheme == "milvus+file":
             file, name = (path, "crossmodal") if path.endswith(".db") else path.rsplit("/", 1)
-            found = cls(file, "", name)
+            found = cls(text, file, "", name)
             sound = file.endswith(".db") and not host
         else:
             *database, name = path.strip("/").split("/")
             protocol = {"milvus": "http", "milvus+tls": "https"}.get(parts.scheme, "")
             shown = f"[{host}]" if host and ":" in host else host
-            found = cls(f"{protocol}://{shown}:{port or _DEFAULT_PORT}", "".join(database), name)
+            found = cls(text, f"{protocol}://{shown}:{port or _DEFAULT_PORT}", "".join(database), name)
             sound = bool(protocol and host) and len(database) <= 1
         if not sound or parts.query or parts.fragment or not _NAME.fullmatch(found.name):
             raise ValueError(f"{text}: the address of a store is {FORMS}; NAME has letters, digits and _")
         return found
 
     def __str__(self) -> str:
-        return "/".join(part for part in (self.uri, self.database, self.name) if part)
+        return self.text

@@ -22,7 +22,7 @@ from vector_index.segment import check_vectors
 
 METRIC: Final = "IP"
 MOST_FOUND: Final = 16_384  # rows of one query, Milvus' limit
-_MOST_COUNTED: Final = 200_000  # rows that facets are counted among
+_MOST_COUNTED: Final = 100_000  # rows that facets are counted among
 _AT_ONCE: Final = 1_000  # rows fetched in one call
 _REMEMBERED: Final = 64  # counts of values
 

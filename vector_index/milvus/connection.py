@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -15,6 +16,7 @@ Call = Callable[..., Any]
 
 _LOOK: Final = 1.0  # seconds between looks whether it answers again
 _REFUSED: Final = (6, 1100, 1101)  # codes for what is wrong with the call itself: Lite's, then Milvus' own
+_NOBODY: Final = 2  # pymilvus' code where it cannot connect
 _MISSING: Final = (100, 1600)  # no such collection, no such alias
 
 log = logging.getLogger(__name__)
@@ -73,6 +75,8 @@ class Connection:
         try:
             return getattr(self._connected(), method)(*arguments, timeout=timeout or self._timeout, **options)
         except pymilvus.exceptions.MilvusException as error:
+            if error.code == _NOBODY:
+                raise StoreUnavailable(f"{self.address}: the store does not answer") from None
             said = f"{self.address}: {error.message or type(error).__name__}"
             if error.code in _MISSING:
                 raise NotThere(said) from None
@@ -101,7 +105,7 @@ class Connection:
                 return
             self._down_since = time.monotonic()
         if self._client is not None:  # else the error tells whoever opens it
-            log.error("the store does not answer: %s", error)
+            log.error("the store fails: %s", error)
         threading.Thread(target=self._look, name="store", daemon=True).start()
 
     def _look(self) -> None:
@@ -117,6 +121,8 @@ class Connection:
 
 def load_pymilvus() -> Any:
     """The package, once it is needed: it takes a second to import."""
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # else each process that is started is told of
+    os.environ.setdefault("PYTHON_DOTENV_DISABLED", "1")  # pymilvus would read settings from a file .env
     try:
         import pymilvus
     except ImportError:

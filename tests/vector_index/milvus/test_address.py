@@ -17,7 +17,7 @@ from vector_index.milvus.address import Address
     ],
 )
 def test_what_it_names(text: str, uri: str, database: str, name: str) -> None:
-    assert Address.parse(text) == Address(uri, database, name)
+    assert Address.parse(text) == Address(text, uri, database, name)
 
 
 @pytest.mark.parametrize(

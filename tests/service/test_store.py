@@ -184,6 +184,7 @@ def test_down_and_back(clients: tuple[TestClient, TestClient], lite: Lite, how: 
         assert {ask().status_code for _ in range(5)} == {503}
         assert time.monotonic() - began < 1
         assert client.get("/healthz").status_code == 200
+        assert client.post("/v1/embeddings", json={"input": ["a star"]}).status_code == 200
         until(lambda: client.get("/readyz").status_code == 503)
         assert "the store has not answered" in client.get("/readyz").json()["detail"]
         assert client.post("/v1/index/reload").status_code == 503

@@ -186,7 +186,7 @@ def both(directory: IndexDirectory, milvus: MilvusStore) -> tuple[Snapshot, Snap
     return directory.open(), milvus.open()
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(wanted=FILTERS)
 def test_filters_keep_the_same_rows(both: tuple[Snapshot, Snapshot], wanted: dict[str, Any]) -> None:
     found = []

@@ -29,7 +29,7 @@ def test_published_searched_changed_and_cleared(
     index = tmp_path / "index"
     found = run("search", index, "--text", "a red star")["hits"]
     address = f"milvus+file://{tmp_path}/x.db/scenes"
-    first = run("index", "publish", index, "--store", address, "--store-index", "HNSW")["snapshot"]
+    first = run("index", "publish", index, "--store", address)["snapshot"]
     monkeypatch.setenv("CROSSMODAL_STORE", address)
     there = run("search", "--text", "a red star")["hits"]
     assert [hit["id"] for hit in there] == [hit["id"] for hit in found]
@@ -41,7 +41,6 @@ def test_published_searched_changed_and_cleared(
     third = run("index", "build", scenes, "--out", index)["snapshot"]
     assert run("index", "info")["snapshot"] == third
     assert run("index", "info", index)["images"]["index"]["kind"] == "Flat"
-    assert [hit["id"] for hit in run("search", "--text", "a red star")["hits"]] == [hit["id"] for hit in found]
 
 
 def test_a_store_that_is_none_is_told_before_anything_is_built(scenes: Path, tmp_path: Path) -> None:

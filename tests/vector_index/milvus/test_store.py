@@ -91,11 +91,11 @@ def test_rows_that_are_gone_are_noticed(directory: IndexDirectory, write: Write,
 def test_approximate_indexes_are_measured(
     directory: IndexDirectory, write: Write, store: MilvusStore, kind: str, parameter: str
 ) -> None:
-    write(3_000)
+    write(1_500)
     with directory.open() as snapshot:
         store.publish(snapshot, index_type=kind)
         opened = store.open()
-        queries = snapshot.images.vectors(range(0, 3_000, 100))
+        queries = snapshot.images.vectors(range(0, 1_500, 50))
         truth = snapshot.images.search(queries, 10)[0]
     stamp = opened.manifest.images.index
     point = stamp.queries["images"]
@@ -110,7 +110,7 @@ def test_approximate_indexes_are_measured(
     most, rows = opened.images.search(queries, 10, params={parameter: opened.images._limits[parameter]})
     assert least.sum() < most.sum()
     np.testing.assert_allclose(most, truth, atol=1e-5)
-    assert opened.images.search(queries[:1], 2_000)[1].shape == (1, 2_000)
+    assert opened.images.search(queries[:1], 2_000)[1].shape == (1, 1_500)
     assert (rows >= 0).all()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dual_encoder.errors import ModelError, RuntimeMissing
+from dual_encoder.packing import EndOfText, TextTower
 from dual_encoder.quantise import TOWERS, int8_path
 
 
@@ -24,7 +26,13 @@ class Int8Runtime:
     precision = "int8"
 
     def __init__(
-        self, directory: Path, context_length: int, cuttable: bool, *, streams: int = 1, threads: int | None = None
+        self,
+        directory: Path,
+        context_length: int,
+        end_of_text: EndOfText,
+        *,
+        streams: int = 1,
+        threads: int | None = None,
     ) -> None:
         try:
             import onnxruntime
@@ -35,7 +43,6 @@ class Int8Runtime:
                 raise ModelError(
                     f"precision int8: {directory} has no 8-bit towers; `crossmodal model export … --int8` writes them"
                 )
-        self._context_length, self._cuttable = context_length, cuttable
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         # A plan for every input shape would be kept for ever.
@@ -44,6 +51,7 @@ class Int8Runtime:
             # Calls share the session's pool: with one thread each, a stream computes where it is called.
             options.intra_op_num_threads = max(1, threads // streams)
         self._text = _Tower(onnxruntime, int8_path(directory, "text"), options)
+        self._texts = TextTower(self._text, context_length, end_of_text)
         self._image = _Tower(onnxruntime, int8_path(directory, "image"), options)
 
     def compile(self) -> None:
@@ -51,15 +59,9 @@ class Int8Runtime:
         self._text.load()
         self._image.load()
 
-    def text_shape(self, count: int, length: int) -> tuple[int, int]:
-        """What a batch of texts is padded to."""
-        return count, length if self._cuttable else self._context_length
-
-    def encode_tokens(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
-        """int64 (n, length) -> float32 (n, dim)."""
-        padded = np.zeros(self.text_shape(*tokens.shape), dtype=np.int64)
-        padded[:, : tokens.shape[1]] = tokens
-        return self._text(padded)
+    def encode_rows(self, rows: Sequence[NDArray[np.int64]]) -> NDArray[np.float32]:
+        """Token ids of each text, int64 (length,) -> float32 (n, dim)."""
+        return self._texts(rows)
 
     def encode_pixels(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
         """float32 (n, 3, H, W) -> float32 (n, dim)."""
@@ -85,7 +87,8 @@ class _Tower:
                     raise ModelError(f"{self._path} cannot be loaded: {str(error).splitlines()[0][:300]}") from None
             return self._session
 
-    def __call__(self, array: NDArray[Any]) -> NDArray[np.float32]:
+    def __call__(self, *inputs: NDArray[Any]) -> NDArray[np.float32]:
         session = self._session or self.load()
-        features: NDArray[np.float32] = session.run(None, {session.get_inputs()[0].name: array})[0]
+        names = (each.name for each in session.get_inputs())
+        features: NDArray[np.float32] = session.run(None, dict(zip(names, inputs, strict=True)))[0]
         return features

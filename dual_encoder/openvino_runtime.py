@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from bisect import bisect_left
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from queue import LifoQueue
@@ -14,10 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dual_encoder.errors import ModelError, RuntimeMissing
+from dual_encoder.packing import EndOfText, TextTower, in_sizes
 
-# OpenVINO keeps code for every shape that it has seen, some 0.4 MB each: batches are padded to few of them.
-_LENGTHS = (8, 10, 12, 14, 16, 18, 20, 24, 28, 32, 40, 48, 64)
-_TEXTS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32)
 _PICTURES = (16, 8, 4, 2, 1)  # a larger batch is cut into these: pictures gain nothing beyond them
 
 
@@ -49,7 +47,7 @@ class OpenVinoRuntime:
         directory: Path,
         precision: str,
         context_length: int,
-        cuttable: bool,
+        end_of_text: EndOfText,
         *,
         streams: int = 1,
         threads: int | None = None,
@@ -66,8 +64,8 @@ class OpenVinoRuntime:
         }
         if threads is not None:
             options["INFERENCE_NUM_THREADS"] = str(threads)
-        self._context_length, self._cuttable = context_length, cuttable
         self._text = _Tower(core, directory / "text.onnx", options, streams)
+        self._texts = TextTower(self._text, context_length, end_of_text)
         self._image = _Tower(core, directory / "image.onnx", options, streams)
 
     def compile(self) -> None:
@@ -75,32 +73,17 @@ class OpenVinoRuntime:
         for tower in (self._text, self._image):
             tower.compile()
 
-    def text_shape(self, count: int, length: int) -> tuple[int, int]:
-        """What a batch of texts is padded to."""
-        if not self._cuttable:
-            return _least(_TEXTS, count), self._context_length
-        padded = _least(_LENGTHS, length) if length <= _LENGTHS[-1] else self._context_length
-        return _least(_TEXTS, count), min(padded, self._context_length)
-
-    def encode_tokens(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
-        """int64 (n, length) -> float32 (n, dim)."""
-        padded = np.zeros(self.text_shape(*tokens.shape), dtype=np.int64)
-        padded[: tokens.shape[0], : tokens.shape[1]] = tokens
-        return self._text(padded)[: len(tokens)]
+    def encode_rows(self, rows: Sequence[NDArray[np.int64]]) -> NDArray[np.float32]:
+        """Token ids of each text, int64 (length,) -> float32 (n, dim)."""
+        return self._texts(rows)
 
     def encode_pixels(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
         """float32 (n, 3, H, W) -> float32 (n, dim)."""
-        features = []
-        start = 0
-        while start < len(pixels):
-            count = next(size for size in _PICTURES if size <= len(pixels) - start)
-            features.append(self._image(pixels[start : start + count]))
-            start += count
-        return np.concatenate(features)
+        return in_sizes(self._image, pixels, _PICTURES)
 
 
 class _Tower:
-    """One ONNX file, compiled on first use; called with an array from as many threads as there are streams."""
+    """One ONNX file, compiled on first use; called with its inputs from as many threads as there are streams."""
 
     def __init__(self, core: Any, path: Path, options: dict[str, str], streams: int) -> None:
         self._core, self._path, self._options, self._streams = core, path, options, streams
@@ -120,19 +103,13 @@ class _Tower:
                     self._idle.put(model.create_infer_request())
             return self._idle
 
-    def __call__(self, batch: NDArray[Any]) -> NDArray[np.float32]:
+    def __call__(self, *inputs: NDArray[Any]) -> NDArray[np.float32]:
         idle = self._idle or self.compile()
         request = idle.get()
         try:
-            return np.array(request.infer([batch])[0], dtype=np.float32)
+            return np.array(request.infer(inputs)[0], dtype=np.float32)
         finally:
             idle.put(request)
-
-
-def _least(sizes: tuple[int, ...], at_least: int) -> int:
-    """The smallest of the sizes that is enough; beyond the largest, what is asked for."""
-    place = bisect_left(sizes, at_least)
-    return sizes[place] if place < len(sizes) else at_least
 
 
 def cache_directory() -> Path:

@@ -23,6 +23,7 @@ from service.loop_lag import LoopLoad
 from service.middleware import RequestGuard
 from service.problems import ProblemDetail
 from service.routes import embeddings, images, operations, search
+from service.routes.direct import Direct
 from service.schemas import EmbeddingsRequest, RankRequest, SearchRequest
 from service.settings import Settings
 from service.watcher import watch_snapshots
@@ -85,6 +86,7 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
     problems.install(app)
     for module in (search, embeddings, images, operations):
         app.include_router(module.router)
+    app.router.middleware_stack = Direct(app.router.middleware_stack)
 
     @app.get("/", include_in_schema=False)
     async def page(request: Request) -> Response:

@@ -95,7 +95,7 @@ def test_the_card_tells_how_it_was_trained(tmp_path: Path, config: Callable[...,
         "fingerprint": "f" * 64,
         "temperature": 0.07,
         "context_length": 77,
-        "cuttable": True,
+        "end_of_text": "largest",
         "parity": {},
     }
     assert "steps: 1\n" in release.card("mine", "MIT", facts, {}, made)

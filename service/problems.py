@@ -99,8 +99,7 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(StoreUnavailable)
     async def _unavailable(request: Request, error: StoreUnavailable) -> Response:
         REFUSALS.labels("store").inc()
-        log.warning("request %s: %s", request_id(request), error)  # with addresses, which are for the operator alone
-        detail = "the store of the index does not answer; try again later"
+        detail = "the store of the index does not answer; try again later"  # where it lies is the operator's to know
         return problem_response(503, detail, request_id(request), {"Retry-After": "2"})
 
     @app.exception_handler(StoreRefused)

@@ -17,6 +17,7 @@ from service import logs
 from service.errors import Problem
 from service.headers import ON_FAILURE
 from service.refusals import count
+from vector_index import StoreRefused, StoreUnavailable
 
 MEDIA_TYPE = "application/problem+json"
 log = logs.logger("crossmodal.service")
@@ -94,6 +95,17 @@ def install(app: FastAPI) -> None:
     async def _invalid(request: Request, error: ValidationError) -> Response:
         count("invalid")
         return problem_response(422, explain(error.errors()), request_id(request))
+
+    @app.exception_handler(StoreUnavailable)
+    async def _unavailable(request: Request, error: StoreUnavailable) -> Response:
+        count("store")
+        detail = "the store of the index does not answer; try again later"  # where it lies is the operator's to know
+        return problem_response(503, detail, request_id(request), {"Retry-After": "2"})
+
+    @app.exception_handler(StoreRefused)
+    async def _refused(request: Request, error: StoreRefused) -> Response:
+        count("invalid")
+        return problem_response(422, str(error), request_id(request))
 
     @app.exception_handler(Exception)
     async def _unexpected(request: Request, error: Exception) -> Response:

@@ -11,7 +11,7 @@ from service.errors import Problem
 
 Reason = Literal[
     "no_key", "bad_key", "scope", "rate_limit", "too_large", "slow_body", "deadline", "loop", "memory", "overload",
-    "invalid", "invalid_http", "connections", "decoder", "slow_head", "slow_reader",
+    "invalid", "invalid_http", "connections", "decoder", "slow_head", "slow_reader", "store",
     "url_off", "url_malformed", "url_host", "url_address", "url_redirect", "url_size", "url_time", "url_type",
 ]  # fmt: skip
 

@@ -17,7 +17,10 @@ class Settings(BaseSettings):
         env_prefix="CROSSMODAL_", protected_namespaces=(), extra="ignore", env_ignore_empty=True
     )
 
-    index: Path
+    index: Path | None = Field(None, description="the index directory")
+    store: str | None = Field(None, description="where the index lies instead: milvus://HOST:PORT/NAME")
+    store_token: str | None = Field(None, repr=False, description="of the store: user:password, or an API key")
+    store_timeout: float = Field(5.0, gt=0, description="seconds that a call of the store may take")
     model: str | None = Field(None, description="model reference; the snapshot's own when not given")
     device: str = "auto"
     runtime: str = "auto"

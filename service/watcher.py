@@ -1,4 +1,4 @@
-"""Notice new snapshots: what CURRENT names is looked at now and then, and switched to."""
+"""Notice new snapshots: which one is live is looked at now and then, and switched to."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from prometheus_client import Counter
 
 from service import logs
 from service.engine import Engine
-from vector_index import VectorIndexError
+from vector_index import StoreUnavailable, VectorIndexError
 
 SWITCHES = Counter("crossmodal_snapshot_switches_total", "New snapshots found, by what came of them", ["result"])
 
@@ -29,6 +29,8 @@ async def watch_snapshots(engine: Engine, seconds: float) -> None:
             if await engine.reload():
                 SWITCHES.labels("switched").inc()
             told, pause = "", seconds
+        except StoreUnavailable:
+            continue  # told where it was noticed
         except (VectorIndexError, OSError) as error:
             pause = min(2 * pause, max(seconds, _SELDOM))
             if str(error) != told:

@@ -102,7 +102,7 @@ def card(name: str, license: str, facts: dict[str, Any], quality: dict[str, Any]
         "| --- | --- |",
         f"| fingerprint | `{facts['fingerprint'][:16]}…` |",
         f"| temperature | {facts['temperature']:.4f} |",
-        f"| text positions | {facts['context_length']}{', cut at the end of text' if facts['end_of_text'] is not None else ''} |",
+        f"| text positions | {facts['context_length']}{'' if facts['end_of_text'] is None else ', cut at the end of text'} |",
         "",
         "## Use",
         "",

@@ -17,7 +17,6 @@ from dual_encoder.preprocess import Preprocess
 from dual_encoder.reference import ModelReference, parse_reference
 
 if TYPE_CHECKING:
-    from dual_encoder.int8_runtime import Int8Runtime
     from dual_encoder.openvino_runtime import OpenVinoRuntime
 
 MODEL_JSON = "model.json"
@@ -118,7 +117,7 @@ def load_encoder(
     """Load the dual encoder that `reference` names.
 
     `runtime` is auto, openvino or torch: auto takes torch on a GPU, else OpenVINO, for which a model that is not yet
-    exported is exported once into the cache. `precision` is auto, bf16, fp32 or int8: ONNX Runtime on 8-bit towers.
+    exported is exported once into the cache. `precision` is auto, bf16, fp32, or int8 where 8-bit towers were exported.
     On a CPU without torch, `streams` batches may be encoded at once, on `threads` cores together, all by default;
     `lazy` leaves each tower until it is first used.
     Raises ModelError, RuntimeMissing.
@@ -134,14 +133,10 @@ def load_encoder(
         device = "cuda" if runtime != "openvino" and _has_cuda() else "cpu"
     if runtime == "openvino" and device != "cpu":
         raise ModelError(f"runtime openvino runs on the CPU, not on {device}")
-    if precision == "int8":
-        if runtime != "auto" or device != "cpu":
-            raise ModelError(
-                "precision int8 is for the CPU, where ONNX Runtime computes it: leave runtime and device out"
-            )
-        return _load_exported(parsed, precision, streams, threads, lazy)
+    if precision == "int8" and (runtime == "torch" or device != "cpu"):
+        raise ModelError("precision int8 is OpenVINO's, on the CPU: leave runtime and device out")
     if runtime == "auto":
-        runtime = "openvino" if device == "cpu" and _installed("openvino") else "torch"
+        runtime = "openvino" if device == "cpu" and (precision == "int8" or _installed("openvino")) else "torch"
     if runtime == "openvino":
         return _load_exported(parsed, precision, streams, threads, lazy)
     return _load_torch(parsed, device, precision)
@@ -154,7 +149,7 @@ def _load_exported(
     if directory is None or not (directory / MODEL_JSON).is_file():
         from dual_encoder.export import export_cached
 
-        directory = export_cached(reference, int8=precision == "int8")
+        directory = export_cached(reference)
     try:
         facts = json.loads((directory / MODEL_JSON).read_text("utf-8"))
         preprocess = Preprocess.from_config(json.loads((directory / "preprocess.json").read_text("utf-8")))
@@ -180,16 +175,12 @@ def _load_exported(
 
 def _runtime(
     directory: Path, precision: str, facts: dict[str, Any], streams: int, threads: int | None
-) -> OpenVinoRuntime | Int8Runtime:
+) -> OpenVinoRuntime:
+    from dual_encoder.openvino_runtime import OpenVinoRuntime
+
     if facts.get("format") != FORMAT:
         raise ModelError(f"{directory} was exported by another version of crossmodal: export the model again")
     length, end = facts["context_length"], facts["end_of_text"]
-    if precision == "int8":
-        from dual_encoder.int8_runtime import Int8Runtime
-
-        return Int8Runtime(directory, length, end, streams=streams, threads=threads)
-    from dual_encoder.openvino_runtime import OpenVinoRuntime
-
     return OpenVinoRuntime(directory, precision, length, end, streams=streams, threads=threads)
 
 

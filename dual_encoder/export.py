@@ -19,10 +19,10 @@ from PIL import Image
 from dual_encoder.encoder import FORMAT, MODEL_JSON, lengths_of
 from dual_encoder.errors import DualEncoderError, ModelError
 from dual_encoder.hf_tokenizer import write_hf_tokenizer
-from dual_encoder.int8_runtime import Int8Runtime
 from dual_encoder.open_clip_model import OpenClipModel, load_open_clip
 from dual_encoder.openvino_runtime import OpenVinoRuntime, cache_directory
-from dual_encoder.quantise import int8_path, write_int8
+from dual_encoder.packing import EndOfText
+from dual_encoder.quantise import Examples, write_int8
 from dual_encoder.reference import ModelReference, parse_reference
 from dual_encoder.text_tower import encode_packed, end_of_text, is_cuttable
 from dual_encoder.tokenizer import clean_kind, write_tokenizer
@@ -33,12 +33,12 @@ _LEAST_COSINE = {"fp32": 0.9999, "bf16": 0.99, "int8": 0.95}
 _PROTOBUF_LIMIT = 1.5 * 2**30  # bytes of weights in one ONNX file; larger ones get a .data file beside it
 
 
-def export_cached(reference: ModelReference, *, int8: bool = False) -> Path:
-    """Export a model once into the cache, with 8-bit towers where they are asked for; returns the directory."""
+def export_cached(reference: ModelReference) -> Path:
+    """Export a model once into the cache; returns the directory."""
     source = load_open_clip(reference)
     directory = cache_directory() / "models" / source.fingerprint[:32]
-    if not _is_current(directory / MODEL_JSON) or (int8 and not int8_path(directory, "text").is_file()):
-        _export(source, reference.name, directory, weights=False, int8=int8)
+    if not _is_current(directory / MODEL_JSON):
+        _export(source, reference.name, directory, weights=False)
     return directory
 
 
@@ -52,14 +52,14 @@ def export_model(
     license: str = "unknown",
     judge: Judge | None = None,
     *,
-    int8: bool = False,
+    int8: Examples | None = None,
     trust_pickle: bool = False,
 ) -> Path:
     """Export what `reference` names to `out`, which must not exist or be the model's own directory.
 
-    `int8` adds 8-bit towers; `trust_pickle` reads weights that are not safetensors. `judge` sees the whole directory
-    before it appears under its name: what it returns joins model.json, files that it writes there come along, and what
-    it raises stops the export, which then leaves no trace.
+    `int8` adds 8-bit towers, scaled by these examples; `trust_pickle` reads weights that are not safetensors. `judge`
+    sees the whole directory before it appears under its name: what it returns joins model.json, files that it writes
+    there come along, and what it raises stops the export, which then leaves no trace.
     Raises ModelError: it exists already, it has a tokenizer that cannot be written, or the exported towers do not
     give what torch gives at every batch size and text length tried.
     """
@@ -79,7 +79,7 @@ def _export(
     weights: bool = True,
     license: str = "unknown",
     judge: Judge | None = None,
-    int8: bool = False,
+    int8: Examples | None = None,
 ) -> None:
     from safetensors.torch import save_file
 
@@ -98,9 +98,12 @@ def _export(
         )
         context_length = int(source.tokenizer.context_length)
         _write_onnx(source, work, context_length)
+        end = end_of_text(source.model) if is_cuttable(source.model) else None
         if int8:
-            write_int8(work)
-        parity = _measure_parity(source, work, context_length)
+            tokens = source.tokenizer(list(int8.texts)).numpy()
+            rows = [row[:length] for row, length in zip(tokens, lengths_of(tokens), strict=True)]
+            write_int8(work, rows, map(source.preprocess, int8.images), context_length, end)
+        parity = _measure_parity(source, work, context_length, end)
         if weights:
             kept = out / "open_clip_model.safetensors"
             if not kept.is_file():
@@ -115,7 +118,7 @@ def _export(
             "logit_bias": source.logit_bias,
             "context_length": context_length,
             "tokenizer": tokenizer,
-            "end_of_text": end_of_text(source.model) if is_cuttable(source.model) else None,
+            "end_of_text": end,
             "license": license,
             "parity": parity,
             "files": {f.name: _sha256(f) for f in sorted(work.iterdir())},
@@ -294,7 +297,9 @@ def _explicit(model: Any) -> Any:
     return model
 
 
-def _measure_parity(source: OpenClipModel, directory: Path, context_length: int) -> dict[str, dict[str, float]]:
+def _measure_parity(
+    source: OpenClipModel, directory: Path, context_length: int, end: EndOfText
+) -> dict[str, dict[str, float]]:
     """Least cosine of each tower and precision to open_clip's own float32, over several lengths and batch sizes."""
     import torch
 
@@ -325,7 +330,6 @@ def _measure_parity(source: OpenClipModel, directory: Path, context_length: int)
     ]
     texts = [" ".join(rng.choice(words, n)) for n in (1, 3, 7, 12, 25)] + [" ".join(words * 20)]
     tokens = source.tokenizer(texts)
-    end = end_of_text(source.model) if is_cuttable(source.model) else None
     rows = [row[:length] for row, length in zip(tokens.numpy(), lengths_of(tokens.numpy()), strict=True)]
     with torch.inference_mode():
         want_text = source.model.encode_text(tokens).numpy()
@@ -334,11 +338,7 @@ def _measure_parity(source: OpenClipModel, directory: Path, context_length: int)
     figures: dict[str, dict[str, float]] = {}
     for precision in ("fp32", "bf16", "int8"):
         try:
-            runtime: OpenVinoRuntime | Int8Runtime
-            if precision == "int8":
-                runtime = Int8Runtime(directory, context_length, end)
-            else:
-                runtime = OpenVinoRuntime(directory, precision, context_length, end)
+            runtime = OpenVinoRuntime(directory, precision, context_length, end)
         except DualEncoderError:
             if precision == "fp32":
                 raise

@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from dual_encoder.errors import ModelError, RuntimeMissing
 from dual_encoder.packing import EndOfText, TextTower, in_sizes
 
+TOWERS = ("text", "image")
 _PICTURES = (16, 8, 4, 2, 1)  # a larger batch is cut into these: pictures gain nothing beyond them
 
 
 @cache
-def _core() -> Any:
+def core() -> Any:
     """One for the whole process, never let go.
 
     Its plugin gives the thread that makes it a stack for signals, and frees that on whichever thread lets go of it
@@ -35,6 +36,8 @@ def _core() -> Any:
 
 class OpenVinoRuntime:
     """Features from text.onnx and image.onnx. `precision` is bf16, fp32, or auto: bf16 where the CPU has it.
+
+    Or int8, from text.int8.xml and image.int8.xml; what is not 8-bit in them is as with auto.
 
     A tower is compiled when it is first used, or by `compile`. As many threads as there are `streams` may encode at
     once; they share `threads` cores, all by default.
@@ -52,21 +55,26 @@ class OpenVinoRuntime:
         streams: int = 1,
         threads: int | None = None,
     ) -> None:
-        core = _core()
-        has_bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        has_bf16 = "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         if precision == "bf16" and not has_bf16:
             raise ModelError("precision bf16: this CPU has no bf16 arithmetic; use fp32 or auto")
-        self.precision = "bf16" if precision in ("auto", "bf16") and has_bf16 else "fp32"
+        whole = "bf16" if precision != "fp32" and has_bf16 else "fp32"
+        self.precision = "int8" if precision == "int8" else whole
+        paths = [directory / f"{tower}.onnx" for tower in TOWERS]
+        if precision == "int8":
+            paths = [int8_path(directory, tower) for tower in TOWERS]
+            if not all(path.is_file() for path in paths):
+                how = "`crossmodal model export … --int8 PICTURES` writes them"
+                raise ModelError(f"precision int8: {directory} has no 8-bit towers; {how}")
         options = {
-            "INFERENCE_PRECISION_HINT": "bf16" if self.precision == "bf16" else "f32",
+            "INFERENCE_PRECISION_HINT": "bf16" if whole == "bf16" else "f32",
             "NUM_STREAMS": str(streams),
             "CACHE_DIR": str(cache_directory() / "openvino"),
         }
         if threads is not None:
             options["INFERENCE_NUM_THREADS"] = str(threads)
-        self._text = _Tower(core, directory / "text.onnx", options, streams)
+        self._text, self._image = (_Tower(path, options, streams) for path in paths)
         self._texts = TextTower(self._text, context_length, end_of_text)
-        self._image = _Tower(core, directory / "image.onnx", options, streams)
 
     def compile(self) -> None:
         """Compile both towers now. Raises ModelError for one that cannot be loaded."""
@@ -82,11 +90,16 @@ class OpenVinoRuntime:
         return in_sizes(self._image, pixels, _PICTURES)
 
 
+def int8_path(directory: Path, tower: str) -> Path:
+    """Where the 8-bit copy of a tower lies; its weights are beside it, in a .bin."""
+    return directory / f"{tower}.int8.xml"
+
+
 class _Tower:
     """One ONNX file, compiled on first use; called with its inputs from as many threads as there are streams."""
 
-    def __init__(self, core: Any, path: Path, options: dict[str, str], streams: int) -> None:
-        self._core, self._path, self._options, self._streams = core, path, options, streams
+    def __init__(self, path: Path, options: dict[str, str], streams: int) -> None:
+        self._path, self._options, self._streams = path, options, streams
         self._lock = threading.Lock()
         self._idle: LifoQueue[Any] | None = None
 
@@ -94,7 +107,7 @@ class _Tower:
         with self._lock:
             if self._idle is None:
                 try:
-                    model = self._core.compile_model(self._path, "CPU", self._options)
+                    model = core().compile_model(self._path, "CPU", self._options)
                 except RuntimeError as error:
                     why = str(error).splitlines()[-1][:200]
                     raise ModelError(f"{self._path}: OpenVINO cannot load the model: {why}") from None

@@ -50,10 +50,7 @@ class TextTower:
     def __call__(self, texts: Sequence[Tokens]) -> Floats:
         """Token ids of each text, int64 (length,), at least one text."""
         if self._end is None:
-            padded = np.zeros((len(texts), self._context_length), dtype=np.int64)
-            for row, text in zip(padded, texts, strict=True):
-                row[: len(text)] = text
-            return in_sizes(self._tower, padded, _WHOLE)
+            return in_sizes(self._tower, _whole(texts, self._context_length), _WHOLE)
         found = []
         for call in pack(texts, self._context_length, self._end):
             every = self._tower(call.tokens, call.positions)
@@ -62,6 +59,25 @@ class TextTower:
         for which, part in found:
             features[which] = part
         return features
+
+
+def calls_of(
+    texts: Sequence[Tokens], context_length: int, end: EndOfText
+) -> Iterator[tuple[Tokens] | tuple[Tokens, Tokens]]:
+    """What a TextTower calls its tower with."""
+    if end is not None:
+        for call in pack(texts, context_length, end):
+            yield call.tokens, call.positions
+        return
+    for start in range(0, len(texts), _WHOLE[0]):
+        yield (_whole(texts[start : start + _WHOLE[0]], context_length),)
+
+
+def _whole(texts: Sequence[Tokens], context_length: int) -> Tokens:
+    padded = np.zeros((len(texts), context_length), dtype=np.int64)
+    for row, text in zip(padded, texts, strict=True):
+        row[: len(text)] = text
+    return padded
 
 
 def in_sizes(tower: Callable[..., Floats], array: NDArray[Any], sizes: Sequence[int]) -> Floats:

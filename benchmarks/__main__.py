@@ -1,6 +1,6 @@
 """Run the benchmarks one after the other, then write docs/benchmarks.md. All of them take less than half an hour.
 
-The names are serve, encode, stages, search, index, memory, startup, peers and ann; none means all of them.
+The names are serve, encode, int8, stages, search, index, memory, startup, peers and ann; none means all of them.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ PLAN: dict[str, list[str]] = {
     "startup": [],
     "stages": ["--seconds", "8"],
     "encode": ["--seconds", "6"],
+    "int8": ["--seconds", "6"],
     "serve": ["--seconds", "8"],
     "search": ["--seconds", "10"],
     "index": ["--small", "256", "--large", "96"],

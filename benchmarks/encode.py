@@ -33,7 +33,7 @@ def main() -> None:
     encoder = load_encoder(str(model), streams=threads.streams, threads=threads.encoder)
     words, files = captions(20_000, given.seed + 3), jpegs(48, 0.3, given.seed)
     rows = encoder.token_rows(words[:4096])
-    pixels = np.stack([_decode(encoder, file) for file in files[:16]])
+    pixels = np.stack([decode(encoder, file) for file in files[:16]])
     texts, forms = texts_as_json(words), pictures_as_forms(files)
     seen = report.conditions()
     got: dict[str, list[float]] = {}
@@ -51,16 +51,16 @@ def main() -> None:
         for turn in range(given.rounds + 1):  # the first warms up
             note(
                 "texts/s, bare encoder",
-                _rate(lambda i: encoder.encode_rows(_slice(rows, i, 32)), 32, threads.streams, given.seconds / 2),
+                rate(lambda i: encoder.encode_rows(in_turn(rows, i, 32)), 32, threads.streams, given.seconds / 2),
             )
             note("texts/s, served", texts.drive(url, given.clients, given.seconds).per_second)
             note(
                 "images/s, bare encoder",
-                _rate(lambda i: encoder.encode_pixels(pixels[:4]), 4, threads.streams, given.seconds / 2),
+                rate(lambda i: encoder.encode_pixels(pixels[:4]), 4, threads.streams, given.seconds / 2),
             )
             note(
                 "images/s, bare decoder",
-                _rate(lambda i: _decode(encoder, files[i % len(files)]), 1, threads.decoders, given.seconds / 4),
+                rate(lambda i: decode(encoder, files[i % len(files)]), 1, threads.decoders, given.seconds / 4),
             )
             note("images/s, served", forms.drive(url, given.clients, given.seconds).per_second)
             note("ms, one text in-process: tokenise, encode, search", _median_ms(alone, given.seconds / 3))
@@ -79,16 +79,16 @@ def main() -> None:
     report.save("encode", seen, out, given.out)
 
 
-def _slice(rows: list[Any], turn: int, count: int) -> list[Any]:
+def in_turn(rows: list[Any], turn: int, count: int) -> list[Any]:
     start = turn * count % (len(rows) - count)
     return rows[start : start + count]
 
 
-def _decode(encoder: DualEncoder, file: bytes) -> Any:
+def decode(encoder: DualEncoder, file: bytes) -> Any:
     return encoder.preprocess(open_image(file, min(encoder.image_size)).image)
 
 
-def _rate(work: Callable[[int], object], items: int, threads: int, seconds: float) -> float:
+def rate(work: Callable[[int], object], items: int, threads: int, seconds: float) -> float:
     """Items a second of `threads` threads that each call `work` again and again."""
     until = time.perf_counter() + seconds
     done = [0] * threads

@@ -12,7 +12,7 @@ from benchmarks.goals import GOALS, Goal, Results, Rows
 from benchmarks.plots import Series, line_chart
 from benchmarks.report import RESULTS, shown, table
 
-NAMES = ("serve", "encode", "stages", "search", "index", "memory", "startup", "peers", "ann")
+NAMES = ("serve", "encode", "int8", "stages", "search", "index", "memory", "startup", "peers", "ann")
 _MACHINE = ("processor", "cores", "python", "openvino", "faiss-cpu", "fastapi", "uvicorn", "numpy")
 
 

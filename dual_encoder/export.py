@@ -270,18 +270,24 @@ def _explicit(model: Any) -> Any:
         ) -> tuple[Any, None]:
             f = self.fused
             linear = torch.nn.functional.linear
+            to_itself = q is k and k is v
             if not f.batch_first:
                 q, k, v = (x.transpose(0, 1) for x in (q, k, v))
-            if f._qkv_same_embed_dim:
-                wq, wk, wv = f.in_proj_weight.chunk(3)
+            if to_itself and f._qkv_same_embed_dim:  # in one product: weights that are cut up would stay 32-bit in int8
+                q, k, v = linear(q, f.in_proj_weight, f.in_proj_bias).chunk(3, dim=-1)
             else:
-                wq, wk, wv = f.q_proj_weight, f.k_proj_weight, f.v_proj_weight
-            bq, bk, bv = f.in_proj_bias.chunk(3) if f.in_proj_bias is not None else (None, None, None)
+                weights = (
+                    f.in_proj_weight.chunk(3)
+                    if f._qkv_same_embed_dim
+                    else (f.q_proj_weight, f.k_proj_weight, f.v_proj_weight)
+                )
+                biases = f.in_proj_bias.chunk(3) if f.in_proj_bias is not None else (None, None, None)
+                q, k, v = (linear(x, w, b) for x, w, b in zip((q, k, v), weights, biases, strict=True))
 
             def heads(x: Any) -> Any:
                 return x.unflatten(-1, (f.num_heads, f.head_dim)).transpose(1, 2)
 
-            qh, kh, vh = heads(linear(q, wq, bq)), heads(linear(k, wk, bk)), heads(linear(v, wv, bv))
+            qh, kh, vh = heads(q), heads(k), heads(v)
             logits = (qh * f.head_dim**-0.5) @ kh.transpose(-2, -1)
             if attn_mask is not None:
                 if attn_mask.ndim == 3:  # (batch × heads, queries, keys); of 4 dimensions it is encode_packed's

@@ -118,7 +118,9 @@ def _export(
         _write_json(work / MODEL_JSON, facts)
         if judge:
             _write_json(work / MODEL_JSON, {**facts, **judge(work)})
-        out.mkdir(parents=True, exist_ok=True)
+        if not out.exists() or not any(out.iterdir()):
+            work.replace(out)
+            return
         for file in sorted(work.iterdir(), key=lambda f: f.name == MODEL_JSON):  # model.json last: it says "whole"
             file.replace(out / file.name)
     finally:

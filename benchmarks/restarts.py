@@ -35,6 +35,7 @@ class Load:
         self.statuses: Counter[int] = Counter()
         self.lost: list[int] = []
         self.in_flight: set[int] = set()  # ports
+        self.connected: dict[int, float] = {}  # when, by port
         self._port, self._pause = port, pause
         self._over = False
         texts = captions(500, seed)
@@ -52,6 +53,7 @@ class Load:
             if connection is None or connection.transport.is_closing():
                 loop = asyncio.get_running_loop()
                 connection = (await loop.create_connection(_Connection, "127.0.0.1", self._port))[1]
+                self.connected[connection.transport.get_extra_info("sockname")[1]] = time.monotonic()
             port = connection.transport.get_extra_info("sockname")[1]
             self.in_flight.add(port)
             status = await connection.ask(chance.choice(self._requests))
@@ -118,11 +120,12 @@ async def _replace(service: Service, how: str, given: Any) -> dict[str, Any]:
 
 
 def _kill(victim: int, load: Load) -> tuple[set[int], int]:
-    """The ports of its clients, and how many of those were waiting for an answer."""
+    """The ports of its clients, and of who connected while those were looked up; how many waited for an answer."""
+    began = time.monotonic()
     ports = {each.raddr.port for each in psutil.Process(victim).net_connections() if each.raddr}
     asking = len(ports & load.in_flight)
     os.kill(victim, signal.SIGKILL)
-    return ports, asking
+    return ports | {port for port, at in list(load.connected.items()) if at >= began}, asking
 
 
 def _workers(service: Service) -> set[int]:

@@ -1,11 +1,13 @@
-"""Kill the indexer on purpose, at every call that touches the disk and at times drawn from a seed; fill its disk.
+"""Kill the indexer, training or export at every call that touches the disk and at random times; fill its disk.
 
-After each: the snapshot that was live opens and verifies, and the same command run again ends as if nothing had been.
+After each: the snapshot that was live opens and verifies, or the last checkpoint and the last model do, and the same
+command run again ends as if nothing had been. A write is torn: half of it reaches the file.
 """
 
 from __future__ import annotations
 
 import argparse
+import builtins
 import errno
 import io
 import itertools
@@ -16,7 +18,9 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,8 +33,15 @@ from dual_encoder import load_encoder
 from indexer import add_to_index, build_index, compact_index, remove_from_index
 from vector_index import IndexDirectory
 
-# What changes a disk, as the indexer calls it.
-CALLS = [(os, name) for name in ("fsync", "rename", "replace", "link", "mkdir", "unlink", "rmdir")] + [(io, "open")]
+# What changes a disk; files that are opened to write count their writes too.
+CALLS = [
+    *((os, name) for name in ("fsync", "rename", "replace", "link", "mkdir", "unlink", "rmdir")),
+    (io, "open"),
+    (builtins, "open"),
+]
+
+
+_CALLS_TRIED = 300  # of a command: writing a checkpoint alone is hundreds of small writes
 
 
 @dataclass(frozen=True)
@@ -67,11 +78,105 @@ def corpus(folder: Path, numbers: range) -> Path:
     return table
 
 
-class Scenario:
-    """An index to begin with, commands that change it, and what each should come to."""
+class Scenario(ABC):
+    """A folder to begin with, commands that change it, and what each should come to."""
+
+    commands: dict[str, Callable[[Path], object]]
+    base: Path
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.prepare()
+        self.before = self.content_of(self.base)
+        self.expected: dict[str, Any] = {}
+        self.seconds: dict[str, float] = {}
+        self.calls: dict[str, int] = {}
+        for name in self.commands:
+            place = self.fresh()
+            began = time.monotonic()
+            if self.run(name, place, Fault()) != 0:
+                raise RuntimeError(f"{name} fails without a fault")
+            self.seconds[name] = time.monotonic() - began
+            self.calls[name] = int((self.folder / "calls").read_text())
+            self.expected[name] = self.content_of(place)
+            shutil.rmtree(place.parent)
+
+    @abstractmethod
+    def prepare(self) -> None:
+        """Make `base` and `commands`."""
+
+    @abstractmethod
+    def content_of(self, place: Path) -> Any:
+        """All that counts in a folder, and that compares equal. Raises where it cannot be read."""
+
+    @abstractmethod
+    def litter(self, place: Path) -> list[str]:
+        """What a command that has ended should not have left."""
+
+    def may_be_left(self, name: str, content: Any) -> bool:
+        """Whether a command that was struck may leave this."""
+        return content in (self.before, self.expected[name])
+
+    def fresh(self) -> Path:
+        """A copy of the folder to begin with."""
+        place = Path(tempfile.mkdtemp(dir=self.folder)) / "place"
+        shutil.copytree(self.base, place)
+        return place
+
+    def run(self, name: str, place: Path, fault: Fault) -> int:
+        """Run a command with a fault: the process' exit status, negative for a signal."""
+        return self.in_child(lambda: self.commands[name](place), fault)
+
+    def in_child(self, work: Callable[[], object], fault: Fault | None = None) -> int:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+                made = inject(fault) if fault is not None else itertools.count()
+                work()
+                calls = next(made) - 1
+                (self.folder / "calls").write_text(str(calls))
+                os._exit(0)
+            except BaseException as error:
+                os._exit(3 if is_told(error) else 4)
+        if fault is not None and fault.seconds:
+            time.sleep(fault.seconds)
+            os.kill(pid, signal.SIGKILL)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    def check(self, name: str, fault: Fault) -> tuple[bool, str]:
+        """Strike, look, go on, look again: whether the fault struck, and what was wrong, nothing if all was well."""
+        place = self.fresh()
+        try:
+            status = self.run(name, place, fault)
+            struck = status != 0
+            if status not in (0, 3 if fault.full else -signal.SIGKILL):
+                return struck, f"exit status {status}"
+            if not self.may_be_left(name, self.content_of(place)):
+                return struck, "what is left is neither the old nor the new"
+            if (again := self.run(name, place, Fault())) != 0:
+                return struck, f"run again: exit status {again}"
+            if self.content_of(place) != self.expected[name]:
+                return struck, "run again: not what an uninterrupted run gives"
+            litter = self.litter(place)
+            return struck, f"left behind: {litter}" if litter else ""
+        except Exception as error:
+            return True, repr(error)
+        finally:
+            shutil.rmtree(place.parent, ignore_errors=True)
+
+
+def is_told(error: BaseException) -> bool:
+    """Whether a user would be told of it in a line."""
+    ours = type(error).__module__.split(".")[0] in ("dual_encoder", "indexer", "training", "vector_index")
+    return isinstance(error, OSError) or (ours and "No space left" in str(error))
+
+
+class Indexing(Scenario):
+    """An index, and what builds and changes it."""
+
+    def prepare(self) -> None:
+        folder = self.folder
         self.first = corpus(folder / "corpus", range(24))
         self.second = corpus(folder / "more", range(16, 40))
         shutil.copytree(folder / "more", folder / "corpus", dirs_exist_ok=True, ignore=lambda *_: ["table.jsonl"])
@@ -90,96 +195,77 @@ class Scenario:
         self.base = folder / "base"
         self.in_child(lambda: build_index(self.first, self.base, load_encoder("tiny"), part_size=8, batch_size=4))
         self.in_child(lambda: remove_from_index(self.base, lambda s: [s.images.row_of("p0"), s.images.row_of("p21")]))
-        self.before = content_of(self.base)
-        self.expected: dict[str, Any] = {}
-        self.seconds: dict[str, float] = {}
-        self.calls: dict[str, int] = {}
-        for name in self.commands:
-            index = self.fresh()
-            began = time.monotonic()
-            if self.run(name, index, Fault()) != 0:
-                raise RuntimeError(f"{name} fails without a fault")
-            self.seconds[name] = time.monotonic() - began
-            self.calls[name] = int((self.folder / "calls").read_text())
-            self.expected[name] = content_of(index)
-            shutil.rmtree(index.parent)
 
-    def fresh(self) -> Path:
-        """A copy of the index to begin with."""
-        index = Path(tempfile.mkdtemp(dir=self.folder)) / "index"
-        shutil.copytree(self.base, index)
-        return index
+    def content_of(self, place: Path) -> dict[str, Any]:
+        """All that the live snapshot says, whatever order it is in; it must verify."""
+        return content_of(place)
 
-    def run(self, name: str, index: Path, fault: Fault) -> int:
-        """Run a command with a fault: the process' exit status, negative for a signal."""
-        return self.in_child(lambda: self.commands[name](index), fault)
-
-    def in_child(self, work: Callable[[], object], fault: Fault | None = None) -> int:
-        pid = os.fork()
-        if pid == 0:
-            try:
-                os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-                made = inject(fault) if fault is not None else itertools.count()
-                work()
-                calls = next(made) - 1
-                (self.folder / "calls").write_text(str(calls))
-                os._exit(0)
-            except OSError:
-                os._exit(3)
-            except BaseException:
-                os._exit(4)
-        if fault is not None and fault.seconds:
-            time.sleep(fault.seconds)
-            os.kill(pid, signal.SIGKILL)
-        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-    def check(self, name: str, fault: Fault) -> tuple[bool, str]:
-        """Strike, look, go on, look again: whether the fault struck, and what was wrong, nothing if all was well."""
-        index = self.fresh()
-        try:
-            status = self.run(name, index, fault)
-            struck = status != 0
-            if status not in (0, 3 if fault.full else -signal.SIGKILL):
-                return struck, f"exit status {status}"
-            left = content_of(index)
-            if left not in (self.before, self.expected[name]):
-                return struck, "the live snapshot is neither the old one nor the new one"
-            if (again := self.run(name, index, Fault())) != 0:
-                return struck, f"run again: exit status {again}"
-            if content_of(index) != self.expected[name]:
-                return struck, "run again: not what an uninterrupted run gives"
-            litter = [path.name for path in index.glob("snapshots/.*")] + [p.name for p in index.glob(".build")]
-            return struck, f"left behind: {litter}" if litter else ""
-        except Exception as error:
-            return True, repr(error)
-        finally:
-            shutil.rmtree(index.parent, ignore_errors=True)
+    def litter(self, place: Path) -> list[str]:
+        return [path.name for path in (*place.glob("snapshots/.*"), *place.glob(".build"))]
 
 
 def inject(fault: Fault) -> Iterator[int]:
     """Have the n-th call that touches the disk go wrong, in this process; returns what counts them."""
-    counter = itertools.count(1)
+    counter, first = itertools.count(1), threading.current_thread()
 
-    def struck(original: Callable[..., Any], writes: Callable[..., bool]) -> Callable[..., Any]:
+    def due() -> bool:
+        """Other threads (TensorBoard's) would make the count another each time."""
+        return threading.current_thread() is first and next(counter) == fault.call
+
+    def strike(where: object) -> None:
+        if fault.full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(where))
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def struck(original: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **options: Any) -> Any:
-            if writes(*args, **options) and next(counter) == fault.call:
-                if fault.full:
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(args[0]))
-                os.kill(os.getpid(), signal.SIGKILL)
+            if due():
+                strike(args[0])
             return original(*args, **options)
 
         return call
 
-    def opens_to_write(*args: Any, **options: Any) -> bool:
-        mode = args[1] if len(args) > 1 else options.get("mode", "r")
-        return any(letter in str(mode) for letter in "wax+")
+    def struck_open(original: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **options: Any) -> Any:
+            mode = str(args[1] if len(args) > 1 else options.get("mode", "r"))
+            if args[0] == os.devnull or not any(letter in mode for letter in "wax+"):
+                return original(*args, **options)
+            if due():
+                strike(args[0])
+            return _File(original(*args, **options), due, strike)
 
-    def always(*_: Any, **__: Any) -> bool:
-        return True
+        return call
 
     for module, name in CALLS:
-        setattr(module, name, struck(getattr(module, name), opens_to_write if name == "open" else always))
+        setattr(module, name, (struck_open if name == "open" else struck)(getattr(module, name)))
     return counter
+
+
+class _File:
+    """A file whose writes can go wrong."""
+
+    def __init__(self, file: Any, due: Callable[[], bool], strike: Callable[[object], None]) -> None:
+        self._file, self._due, self._strike = file, due, strike
+
+    def write(self, data: Any) -> Any:
+        if self._due():
+            self._file.write(data[: len(data) // 2])
+            self._file.flush()
+            self._strike(self._file.name)
+        return self._file.write(data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def __enter__(self) -> _File:
+        self._file.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._file.__exit__(*error)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._file)
 
 
 def content_of(index: Path) -> dict[str, Any]:
@@ -214,29 +300,38 @@ def _has(snapshot: Any, id: str) -> bool:
 
 
 def faults(scenario: Scenario, points: int | None, seed: int) -> Iterator[tuple[str, Fault]]:
-    """Every call of every command, killed and with a full disk, and half as many random times: `points` of them."""
+    """`points` of: every call of every command (300 of them, where there are more), killed and with a full disk, and
+    half as many random times. The commands take turns.
+    """
     chance = random.Random(seed)
-    every = [
-        (name, Fault(call=call, full=full))
-        for name, calls in scenario.calls.items()
-        for call in range(1, calls + 1)
-        for full in (False, True)
-    ]
-    every += [
-        (name, Fault(seconds=chance.uniform(0, scenario.seconds[name])))
-        for name in (chance.choice(list(scenario.commands)) for _ in range(len(every) // 2))
-    ]
-    chance.shuffle(every)
+    turns = []
+    for name, calls in scenario.calls.items():
+        tried = [Fault(call=call, full=full) for call in _some(calls, chance) for full in (False, True)]
+        tried += [Fault(seconds=chance.uniform(0, scenario.seconds[name])) for _ in range(len(tried) // 2)]
+        chance.shuffle(tried)
+        turns.append([(name, fault) for fault in tried])
+    every = [each for turn in itertools.zip_longest(*turns) for each in turn if each is not None]
     yield from every[:points]
+
+
+def _some(calls: int, chance: random.Random) -> list[int]:
+    return chance.sample(range(1, calls + 1), min(calls, _CALLS_TRIED))
 
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--of", choices=["index", "model"], default="index", help="what is built")
     options.add_argument("--points", type=int, help="of all that there are")
     options.add_argument("--seed", type=int, default=0)
     given = options.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        scenario = Scenario(Path(folder))
+        scenario: Scenario
+        if given.of == "model":
+            from benchmarks.crash_model import Modelling
+
+            scenario = Modelling(Path(folder))
+        else:
+            scenario = Indexing(Path(folder))
         tried = struck = wrong = 0
         for name, fault in faults(scenario, given.points, given.seed):
             hit, problem = scenario.check(name, fault)

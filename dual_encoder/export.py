@@ -126,7 +126,9 @@ def _export(
         _write_json(work / MODEL_JSON, facts)
         if judge:
             _write_json(work / MODEL_JSON, {**facts, **judge(work)})
-        out.mkdir(parents=True, exist_ok=True)
+        if not out.exists() or not (out.is_symlink() or any(out.iterdir())):
+            work.replace(out)  # all at once
+            return
         for file in sorted(work.iterdir(), key=lambda f: f.name == MODEL_JSON):  # model.json last: it says "whole"
             file.replace(out / file.name)
     finally:

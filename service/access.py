@@ -112,7 +112,7 @@ class Gate:
             return []
         if verdict.wait:
             headers = {name.decode(): value.decode() for name, value in verdict.headers}
-            detail = f"too many requests: try again in {verdict.wait} s"
+            detail = f"too many requests: {verdict.limit} are allowed; try again in {verdict.wait} s"
             raise _Refused(429, "rate_limit", detail, {**headers, "Retry-After": str(verdict.wait)})
         return verdict.headers
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import resource
+import select
 from typing import Any, ClassVar
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -17,6 +18,7 @@ from service.refusals import Reason, count
 from service.settings import Settings
 
 _FILES = 256  # that the process needs besides its connections
+_LINGER = 0.5  # seconds
 
 
 class TimedProtocol(HttpToolsProtocol):
@@ -108,6 +110,22 @@ class TimedProtocol(HttpToolsProtocol):
         head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         self.transport.write(f"HTTP/1.1 {status}\r\n{head}\r\n".encode() + body)
 
+    def shutdown(self) -> None:
+        """The process has been told to stop: a connection without a request gets a moment, for one may be on its way.
+
+        It is answered, and said to be the last.
+        """
+        if self in self._idle:
+            self.loop.call_later(_LINGER, self._hang_up)
+        else:
+            super().shutdown()
+
+    def _hang_up(self) -> None:
+        if self in self._idle and _is_readable(self.transport):
+            self.loop.call_later(_LINGER, self._hang_up)
+        else:
+            super().shutdown()
+
     def pause_writing(self) -> None:
         super().pause_writing()
         self._stuck = self.loop.call_later(self.seconds, self._give_up, "slow_reader")
@@ -127,6 +145,16 @@ class TimedProtocol(HttpToolsProtocol):
         count(reason)
         self._idle.pop(self, None)
         self.transport.abort()
+
+
+def _is_readable(transport: asyncio.Transport) -> bool:
+    """Whether something has come that the loop has not read yet."""
+    poll = select.poll()
+    try:
+        poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
+        return bool(poll.poll(0))
+    except (OSError, ValueError, AttributeError):  # it has been closed
+        return False
 
 
 def _close_the_slow(loop: asyncio.AbstractEventLoop) -> None:

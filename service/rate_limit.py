@@ -1,5 +1,6 @@
 """How many requests each caller may make: counted in this process, or in a Redis that replicas share.
 
+Several limits together are a rate and quotas (`10/second;10000/day`): what a shorter one refuses uses up no longer one.
 A sliding window of two counters (the library `limits`): the same memory for a million requests a day as for one a
 second, and no burst of twice the limit where two windows meet.
 """
@@ -7,8 +8,10 @@ second, and no burst of twice the limit where two windows meet.
 from __future__ import annotations
 
 import asyncio
+import functools
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,10 +32,13 @@ _TRY_AGAIN = 5.0  # seconds until Redis is asked again after it failed
 
 @dataclass(frozen=True)
 class Verdict:
-    """`headers` go with the answer. `wait` is 0, or in how many seconds a request would be let through."""
+    """`headers` go with the answer. `wait` is 0, or in how many seconds a request would be let through; `limit` says
+    which limit that is of.
+    """
 
     wait: int
     headers: list[tuple[bytes, bytes]]
+    limit: str
 
 
 def parse_limits(text: str) -> list[RateLimitItem]:
@@ -49,7 +55,6 @@ class RateLimit:
     def __init__(self, limit: str | None, redis_url: str | None = None) -> None:
         self._default = parse_limits(limit) if limit else []
         self._own: dict[str, list[RateLimitItem]] = {}
-        self._policies: dict[str, bytes] = {}
         self._here = SlidingWindowCounterRateLimiter(MemoryStorage())
         self._shared = _redis(redis_url) if redis_url else None
         self._ask_at = 0.0
@@ -78,18 +83,18 @@ class RateLimit:
         for item in items:
             if not self._here.hit(item, caller):
                 reset, _ = self._here.get_window_stats(item, caller)
-                return _verdict(item, 0, reset, refused=True)
+                return _verdict(items, item, 0, reset, refused=True)
         first = items[0]
         reset, remaining = self._here.get_window_stats(first, caller)
-        return _verdict(first, remaining, reset)
+        return _verdict(items, first, remaining, reset)
 
     async def _hit_shared(self, items: list[RateLimitItem], caller: str) -> Verdict:
         assert self._shared is not None
         for item in items:
             if not await self._shared.hit(item, caller):
                 reset, _ = await self._shared.get_window_stats(item, caller)
-                return _verdict(item, 0, reset, refused=True)
-        return _verdict(items[0])
+                return _verdict(items, item, 0, reset, refused=True)
+        return _verdict(items, items[0])
 
     def _items(self, limit: str) -> list[RateLimitItem]:
         if limit not in self._own:
@@ -110,13 +115,24 @@ class RateLimit:
             log.warning("Redis answers again: requests are counted there")
 
 
-def _verdict(item: RateLimitItem, left: int | None = None, reset: float = 0.0, refused: bool = False) -> Verdict:
+def _verdict(
+    items: list[RateLimitItem], item: RateLimitItem, left: int | None = None, reset: float = 0.0, refused: bool = False
+) -> Verdict:
     """Headers of draft-ietf-httpapi-ratelimit-headers; what is left is told where that costs no second question."""
     seconds = max(1, math.ceil(reset - time.time()))
-    headers = [(b"ratelimit-policy", b'"default";q=%d;w=%d' % (item.amount, item.get_expiry()))]
+    headers = [(b"ratelimit-policy", _policies(tuple(items)))]
     if left is not None:
-        headers.append((b"ratelimit", b'"default";r=%d;t=%d' % (left, seconds)))
-    return Verdict(seconds if refused else 0, headers)
+        headers.append((b"ratelimit", b"%b;r=%d;t=%d" % (_name(item, items), left, seconds)))
+    return Verdict(seconds if refused else 0, headers, str(item))
+
+
+@functools.lru_cache(maxsize=256)
+def _policies(items: tuple[RateLimitItem, ...]) -> bytes:
+    return b", ".join(b"%b;q=%d;w=%d" % (_name(item, items), item.amount, item.get_expiry()) for item in items)
+
+
+def _name(item: RateLimitItem, items: Sequence[RateLimitItem]) -> bytes:
+    return b'"%b"' % (item.GRANULARITY.name.encode() if len(items) > 1 else b"default")
 
 
 def _redis(url: str) -> Any:

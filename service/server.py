@@ -14,6 +14,7 @@ from service import logs
 from service.settings import Settings
 
 _ACCEPTED = 64  # connections a round of the event loop
+_START = 120  # seconds that a worker may take until it serves, in a graceful restart
 _UVICORN: dict[str, Any] = {
     "loop": "uvloop",
     "log_level": "warning",
@@ -29,7 +30,6 @@ def serve(settings: Settings, host: str, port: int) -> None:
     here, so that a bad index fails with one line, and the model is compiled and cached once.
     """
     import uvicorn
-    from uvicorn.supervisors import Multiprocess
 
     from service.access import check_exposure
     from service.app import create_app
@@ -61,7 +61,23 @@ def serve(settings: Settings, host: str, port: int) -> None:
     for name, value in settings.model_dump(mode="json", exclude_none=True).items():
         os.environ[f"CROSSMODAL_{name.upper()}"] = value if isinstance(value, str) else json.dumps(value)
     config = uvicorn.Config("service.server:worker", factory=True, workers=settings.workers, **options)
-    Multiprocess(config, listeners).run()
+    _supervisor(config, listeners).run()
+
+
+def _supervisor(config: Any, listeners: list[socket.socket]) -> Any:
+    """uvicorn's own: it replaces a worker that has ended, and all of them, one after the other, on SIGHUP."""
+    from uvicorn.supervisors import Multiprocess
+
+    class Supervisor(Multiprocess):
+        def restart_all(self) -> None:
+            # uvicorn waits as long for a new worker as for the answer to a ping, and while it pings one, sees no other.
+            ping, config.timeout_worker_healthcheck = config.timeout_worker_healthcheck, _START
+            try:
+                super().restart_all()
+            finally:
+                config.timeout_worker_healthcheck = ping
+
+    return Supervisor(config, listeners)
 
 
 def worker() -> FastAPI:

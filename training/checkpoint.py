@@ -25,7 +25,8 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
         unfinished.replace(path)
     except (OSError, RuntimeError) as error:  # torch's writer reports a full disk as a RuntimeError
         unfinished.unlink(missing_ok=True)
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        cause = error.__context__ if isinstance(error.__context__, OSError) else error
+        reason = getattr(cause, "strerror", None) or str(cause).splitlines()[0]
         raise TrainingError(f"could not write {path}: {reason}; the last good checkpoint is kept") from None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -242,22 +243,27 @@ def save_model(
     import torch
     from safetensors.torch import save_file
 
-    out.mkdir(parents=True, exist_ok=True)
     weights = {
         name: value.detach().to("cpu", torch.float16 if value.is_floating_point() else value.dtype).contiguous()
         for name, value in model.state_dict().items()
     }
     config = {"model_cfg": architecture, "preprocess_cfg": {**preprocess.to_config(), "mode": "RGB"}}
-    unfinished = out / "open_clip_model.safetensors.tmp"
+    unfinished = out.with_name(f"{out.name}.tmp")
+    shutil.rmtree(unfinished, ignore_errors=True)
     try:
-        save_file(weights, unfinished, metadata={"format": "pt"})
-        unfinished.chmod(0o644)  # safetensors lets nobody else read it
+        unfinished.mkdir(parents=True)
         for name, value in (("open_clip_config.json", config), (MADE, made)):
-            (out / name).write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", "utf-8")
-        unfinished.replace(out / "open_clip_model.safetensors")
+            (unfinished / name).write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", "utf-8")
         if hasattr(tokenizer, "tokenizer"):  # a Hugging Face one: open_clip looks for it beside the weights
-            tokenizer.tokenizer.save_pretrained(out)
+            tokenizer.tokenizer.save_pretrained(unfinished)
+        save_file(weights, unfinished / "open_clip_model.safetensors", metadata={"format": "pt"})
+        (unfinished / "open_clip_model.safetensors").chmod(0o644)  # safetensors lets nobody else read it
+        out.mkdir(parents=True, exist_ok=True)
+        # One by one, for what is there may be served: the weights last, which fit the same architecture as the old.
+        for file in sorted(unfinished.iterdir(), key=lambda file: file.suffix == ".safetensors"):
+            file.replace(out / file.name)
+        unfinished.rmdir()
     except OSError as error:
-        unfinished.unlink(missing_ok=True)
+        shutil.rmtree(unfinished, ignore_errors=True)
         raise TrainingError(f"could not write {out}: {error.strerror or error}") from None
     return out

@@ -129,6 +129,29 @@ def test_told_to_stop_it_is_not_ready_serves_on_and_finishes_what_it_has(tmp_pat
     assert "Traceback" not in server.stop()
 
 
+def test_told_to_stop_it_answers_what_is_on_its_way(tmp_path: Path, index: Path) -> None:
+    """On a connection that was idle when it was told, and on one that had not been used."""
+    server = Server(tmp_path, index)
+    request = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+    used, fresh = (socket.create_connection(("127.0.0.1", server.port), 10) for _ in range(2))
+    used.sendall(request)
+    seen = b""
+    while not seen.endswith(b"}"):
+        seen += used.recv(4096)
+    server.process.terminate()
+    time.sleep(0.2)
+    for connection in (used, fresh):
+        with connection:
+            connection.sendall(request)
+            answer = b""
+            while data := connection.recv(4096):
+                answer += data
+            assert answer.startswith(b"HTTP/1.1 200")
+            assert b"connection: close" in answer.lower()
+    assert server.process.wait(10) == -signal.SIGTERM
+    assert "Traceback" not in server.stop()
+
+
 def test_what_does_not_finish_in_time_does_not_hold_it(tmp_path: Path, index: Path) -> None:
     server = Server(tmp_path, index, drain_timeout="1")
     stuck = server.in_background(HANG)

@@ -80,7 +80,9 @@ def test_each_caller_has_its_own_limit_and_a_quota_beside_it() -> None:
         assert await allowed(limit, 4, "a") == 3  # what is left of the day's 8
         verdict = await limit.hit("a")
         assert verdict is not None
-        assert dict(verdict.headers)[b"ratelimit-policy"] == b'"default";q=8;w=86400'
+        assert dict(verdict.headers)[b"ratelimit-policy"] == b'"second";q=5;w=1, "day";q=8;w=86400'
+        assert dict(verdict.headers)[b"ratelimit"].startswith(b'"day";r=0;t=')
+        assert verdict.limit == "8 per 1 day"
         assert verdict.wait > 60
         own = [await limit.hit("c", "1/minute") for _ in range(2)]
         assert [bool(each and each.wait) for each in own] == [False, True]
@@ -101,6 +103,15 @@ def test_replicas_share_what_redis_counts(redis: Redis) -> None:
         assert refused is not None
         assert 1 <= refused.wait <= 60
         assert (await allowed(replicas[2], 3, "b")) == 3
+        quotas = [RateLimit("4/second;6/day", redis.url) for _ in range(2)]
+        assert [await allowed(quotas[0], 9, "c"), await allowed(quotas[1], 9, "c")] == [4, 0]
+        await asyncio.sleep(2.1)
+        assert [await allowed(quotas[1], 9, "c"), await allowed(quotas[0], 9, "c")] == [2, 0]
+        await asyncio.sleep(2.1)
+        spent = await quotas[0].hit("c")
+        assert spent is not None
+        assert spent.wait > 60
+        assert dict(spent.headers)[b"ratelimit-policy"] == b'"second";q=4;w=1, "day";q=6;w=86400'
 
     asyncio.run(main())
 

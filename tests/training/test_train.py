@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -237,3 +238,30 @@ def test_a_saved_model_is_what_open_clip_loads(tmp_path: Path, config: Config) -
     with torch.no_grad():
         cosine = torch.cosine_similarity(loaded.encode_text(tokens), student.model.eval().encode_text(tokens))
     assert cosine.item() > 0.9999
+
+
+def test_a_model_that_cannot_be_written_leaves_the_old_one(
+    tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from training.model import new_student
+
+    student, out = new_student(config("vit")), tmp_path / "saved"
+
+    def save(pairs: int) -> dict[str, bytes]:
+        save_model(student.model, student.architecture, student.preprocess, student.tokenizer, out, {"pairs": pairs})
+        return {file.name: file.read_bytes() for file in out.iterdir()}
+
+    before = save(1)
+    real = Path.write_text
+
+    def write_text(path: Path, *arguments: Any) -> int:  # half of it, and then the disk is full
+        real(path, arguments[0][:20])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as full:
+        full.setattr(Path, "write_text", write_text)
+        with pytest.raises(TrainingError, match="No space left"):
+            save(2)
+    assert {file.name: file.read_bytes() for file in out.iterdir()} == before
+    assert not out.with_name("saved.tmp").exists()
+    assert save(2) != before

@@ -4,7 +4,7 @@ CORPUS ?=
 MODEL ?= tiny
 BIN = .venv/bin
 
-.PHONY: demo test test-cluster test-deploy check bench clean
+.PHONY: demo test test-cluster test-deploy fuzz check bench clean
 
 # Index a corpus (drawn here unless CORPUS names a folder) and serve it: the main job, without torch.
 demo: .venv/cpu
@@ -23,6 +23,11 @@ test-cluster: .venv/dev
 # Builds the images and breaks replicas behind a balancer, with a real Docker engine: as root, in about 20 minutes.
 test-deploy: .venv/deploy /usr/bin/wrk
 	$(BIN)/python -m pytest -o addopts= --import-mode=importlib -ra -s tests/deploy
+
+# A minute each of input that coverage leads (atheris): pictures, filters, manifests. Ends at the first finding.
+FUZZ_SECONDS ?= 60
+fuzz: .venv/fuzz
+	for target in image filter manifest; do $(BIN)/python -m tests.fuzz $$target --seconds $(FUZZ_SECONDS) || exit 1; done
 
 # Every benchmark, about half an hour; docs/benchmarks.md is made from what they find.
 bench: .venv/dev /usr/bin/wrk
@@ -51,6 +56,10 @@ clean:
 
 .venv/deploy: .venv/bin/python pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[cpu,dev,deploy]'
+	touch $@
+
+.venv/fuzz: .venv/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[cpu,dev,fuzz]'
 	touch $@
 
 # The load generator of the benchmarks and the deployment tests.

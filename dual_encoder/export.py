@@ -16,15 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dual_encoder.encoder import MODEL_JSON, lengths_of
+from dual_encoder.encoder import FORMAT, MODEL_JSON, lengths_of
 from dual_encoder.errors import DualEncoderError, ModelError
 from dual_encoder.hf_tokenizer import write_hf_tokenizer
-from dual_encoder.int8_runtime import Int8Runtime
 from dual_encoder.open_clip_model import OpenClipModel, load_open_clip
 from dual_encoder.openvino_runtime import OpenVinoRuntime, cache_directory
-from dual_encoder.quantise import int8_path, write_int8
+from dual_encoder.packing import EndOfText
+from dual_encoder.quantise import Examples, write_int8
 from dual_encoder.reference import ModelReference, parse_reference
-from dual_encoder.text_tower import is_cuttable
+from dual_encoder.text_tower import encode_packed, end_of_text, is_cuttable
 from dual_encoder.tokenizer import clean_kind, write_tokenizer
 
 Judge = Callable[[Path], dict[str, Any]]
@@ -33,13 +33,17 @@ _LEAST_COSINE = {"fp32": 0.9999, "bf16": 0.99, "int8": 0.95}
 _PROTOBUF_LIMIT = 1.5 * 2**30  # bytes of weights in one ONNX file; larger ones get a .data file beside it
 
 
-def export_cached(reference: ModelReference, *, int8: bool = False) -> Path:
-    """Export a model once into the cache, with 8-bit towers where they are asked for; returns the directory."""
+def export_cached(reference: ModelReference) -> Path:
+    """Export a model once into the cache; returns the directory."""
     source = load_open_clip(reference)
     directory = cache_directory() / "models" / source.fingerprint[:32]
-    if not (directory / MODEL_JSON).is_file() or (int8 and not int8_path(directory, "text").is_file()):
-        _export(source, reference.name, directory, weights=False, int8=int8)
+    if not _is_current(directory / MODEL_JSON):
+        _export(source, reference.name, directory, weights=False)
     return directory
+
+
+def _is_current(facts: Path) -> bool:
+    return facts.is_file() and json.loads(facts.read_text("utf-8")).get("format") == FORMAT
 
 
 def export_model(
@@ -48,14 +52,14 @@ def export_model(
     license: str = "unknown",
     judge: Judge | None = None,
     *,
-    int8: bool = False,
+    int8: Examples | None = None,
     trust_pickle: bool = False,
 ) -> Path:
     """Export what `reference` names to `out`, which must not exist or be the model's own directory.
 
-    `int8` adds 8-bit towers; `trust_pickle` reads weights that are not safetensors. `judge` sees the whole directory
-    before it appears under its name: what it returns joins model.json, files that it writes there come along, and what
-    it raises stops the export, which then leaves no trace.
+    `int8` adds 8-bit towers, scaled by these examples; `trust_pickle` reads weights that are not safetensors. `judge`
+    sees the whole directory before it appears under its name: what it returns joins model.json, files that it writes
+    there come along, and what it raises stops the export, which then leaves no trace.
     Raises ModelError: it exists already, it has a tokenizer that cannot be written, or the exported towers do not
     give what torch gives at every batch size and text length tried.
     """
@@ -75,7 +79,7 @@ def _export(
     weights: bool = True,
     license: str = "unknown",
     judge: Judge | None = None,
-    int8: bool = False,
+    int8: Examples | None = None,
 ) -> None:
     from safetensors.torch import save_file
 
@@ -94,9 +98,12 @@ def _export(
         )
         context_length = int(source.tokenizer.context_length)
         _write_onnx(source, work, context_length)
+        end = end_of_text(source.model) if is_cuttable(source.model) else None
         if int8:
-            write_int8(work)
-        parity = _measure_parity(source, work, context_length)
+            tokens = source.tokenizer(list(int8.texts)).numpy()
+            rows = [row[:length] for row, length in zip(tokens, lengths_of(tokens), strict=True)]
+            write_int8(work, rows, map(source.preprocess, int8.images), context_length, end)
+        parity = _measure_parity(source, work, context_length, end)
         if weights:
             kept = out / "open_clip_model.safetensors"
             if not kept.is_file():
@@ -104,13 +111,14 @@ def _export(
                 save_file(state, work / kept.name, metadata={"format": "pt"})
                 (work / kept.name).chmod(0o644)  # safetensors lets nobody else read it
         facts = {
+            "format": FORMAT,
             "fingerprint": source.fingerprint,
             "dim": source.dim,
             "temperature": 1 / source.logit_scale,
             "logit_bias": source.logit_bias,
             "context_length": context_length,
             "tokenizer": tokenizer,
-            "cuttable": is_cuttable(source.model),
+            "end_of_text": end,
             "license": license,
             "parity": parity,
             "files": {f.name: _sha256(f) for f in sorted(work.iterdir())},
@@ -157,7 +165,6 @@ def _write_onnx(source: OpenClipModel, out: Path, context_length: int) -> None:
     import torch
 
     model = _explicit(copy.deepcopy(source.model))
-    cuttable = is_cuttable(source.model)
     height, width = source.preprocess.size
     batch = torch.export.Dim("batch", min=1, max=4096)
 
@@ -175,19 +182,25 @@ def _write_onnx(source: OpenClipModel, out: Path, context_length: int) -> None:
             self.model = model
 
         def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-            from dual_encoder.text_tower import encode_text
+            return self.model.encode_text(tokens)  # type: ignore[no-any-return]
 
-            return encode_text(self.model, tokens) if cuttable else self.model.encode_text(tokens)
+    class PackedTextTower(TextTower):
+        def forward(self, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+            return encode_packed(self.model, tokens, positions)
 
-    tokens = torch.zeros(2, 9 if cuttable else context_length, dtype=torch.int64)
-    text_shape: dict[int, Any] = {0: batch}
-    if cuttable:
-        text_shape[1] = torch.export.Dim("length", min=2, max=context_length)
-    _to_onnx(TextTower(), tokens, "tokens", text_shape, out / "text.onnx")
-    _to_onnx(ImageTower(), torch.zeros(2, 3, height, width), "pixels", {0: batch}, out / "image.onnx")
+    if is_cuttable(source.model):
+        shape = {0: batch, 1: torch.export.Dim("length", min=2, max=context_length)}
+        tokens = torch.zeros(2, 9, dtype=torch.int64)
+        positions = torch.arange(9).repeat(2, 1)
+        _to_onnx(PackedTextTower(), {"tokens": (tokens, shape), "positions": (positions, shape)}, out / "text.onnx")
+    else:
+        whole = torch.zeros(2, context_length, dtype=torch.int64)
+        _to_onnx(TextTower(), {"tokens": (whole, {0: batch})}, out / "text.onnx")
+    _to_onnx(ImageTower(), {"pixels": (torch.zeros(2, 3, height, width), {0: batch})}, out / "image.onnx")
 
 
-def _to_onnx(tower: Any, example: Any, name: str, shape: dict[int, Any], path: Path) -> None:
+def _to_onnx(tower: Any, inputs: dict[str, tuple[Any, dict[int, Any]]], path: Path) -> None:
+    """`inputs`: an example of each, and which of its dimensions may vary."""
     import torch
 
     logging.getLogger("onnxscript").setLevel(logging.ERROR)  # it warns of every fold it leaves alone
@@ -196,8 +209,9 @@ def _to_onnx(tower: Any, example: Any, name: str, shape: dict[int, Any], path: P
         warnings.simplefilter("ignore")
         try:
             program = torch.onnx.export(
-                tower.eval(), (example,), dynamo=True, input_names=[name], output_names=["features"],
-                dynamic_shapes=(shape,), verbose=False, optimize=True,
+                tower.eval(), tuple(example for example, _ in inputs.values()), dynamo=True, input_names=list(inputs),
+                output_names=["features"], dynamic_shapes=tuple(shape for _, shape in inputs.values()), verbose=False,
+                optimize=True,
             )  # fmt: skip
         except Exception as error:
             raise ModelError(f"the {path.stem} tower cannot be exported: {str(error).splitlines()[0][:300]}") from None
@@ -270,7 +284,7 @@ def _explicit(model: Any) -> Any:
             qh, kh, vh = heads(linear(q, wq, bq)), heads(linear(k, wk, bk)), heads(linear(v, wv, bv))
             logits = (qh * f.head_dim**-0.5) @ kh.transpose(-2, -1)
             if attn_mask is not None:
-                if attn_mask.ndim == 3:  # (batch × heads, queries, keys)
+                if attn_mask.ndim == 3:  # (batch × heads, queries, keys); of 4 dimensions it is encode_packed's
                     attn_mask = attn_mask.unflatten(0, (-1, f.num_heads))
                 logits = logits + attn_mask
             out = f.out_proj((logits.softmax(-1) @ vh).transpose(1, 2).flatten(2))
@@ -283,7 +297,9 @@ def _explicit(model: Any) -> Any:
     return model
 
 
-def _measure_parity(source: OpenClipModel, directory: Path, context_length: int) -> dict[str, dict[str, float]]:
+def _measure_parity(
+    source: OpenClipModel, directory: Path, context_length: int, end: EndOfText
+) -> dict[str, dict[str, float]]:
     """Least cosine of each tower and precision to open_clip's own float32, over several lengths and batch sizes."""
     import torch
 
@@ -314,7 +330,7 @@ def _measure_parity(source: OpenClipModel, directory: Path, context_length: int)
     ]
     texts = [" ".join(rng.choice(words, n)) for n in (1, 3, 7, 12, 25)] + [" ".join(words * 20)]
     tokens = source.tokenizer(texts)
-    cuttable = is_cuttable(source.model)
+    rows = [row[:length] for row, length in zip(tokens.numpy(), lengths_of(tokens.numpy()), strict=True)]
     with torch.inference_mode():
         want_text = source.model.encode_text(tokens).numpy()
         want_image = source.model.encode_image(torch.from_numpy(pixels)).numpy()
@@ -322,19 +338,13 @@ def _measure_parity(source: OpenClipModel, directory: Path, context_length: int)
     figures: dict[str, dict[str, float]] = {}
     for precision in ("fp32", "bf16", "int8"):
         try:
-            runtime: OpenVinoRuntime | Int8Runtime
-            if precision == "int8":
-                runtime = Int8Runtime(directory, context_length, cuttable)
-            else:
-                runtime = OpenVinoRuntime(directory, precision, context_length, cuttable)
+            runtime = OpenVinoRuntime(directory, precision, context_length, end)
         except DualEncoderError:
             if precision == "fp32":
                 raise
             continue  # this CPU has no bf16, or there are no 8-bit towers
-        lengths = lengths_of(tokens.numpy()).tolist()
-        text = [_cosine(runtime.encode_tokens(tokens[i : i + 1, :n].numpy()), want_text[i : i + 1])
-                for i, n in enumerate(lengths)]  # fmt: skip
-        text.append(_cosine(runtime.encode_tokens(tokens[:5, : max(lengths[:5])].numpy()), want_text[:5]))
+        text = [_cosine(runtime.encode_rows([row]), want_text[i : i + 1]) for i, row in enumerate(rows)]
+        text.append(_cosine(runtime.encode_rows(rows), want_text))
         image = [_cosine(runtime.encode_pixels(pixels[:n]), want_image[:n]) for n in (1, 2, 5)]
         figures[precision] = {"text": min(text), "image": min(image)}
         for tower, value in figures[precision].items():

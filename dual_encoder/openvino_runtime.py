@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from bisect import bisect_left
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from queue import LifoQueue
@@ -14,15 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dual_encoder.errors import ModelError, RuntimeMissing
+from dual_encoder.packing import EndOfText, TextTower, in_sizes
 
-# OpenVINO keeps code for every shape that it has seen, some 0.4 MB each: batches are padded to few of them.
-_LENGTHS = (8, 10, 12, 14, 16, 18, 20, 24, 28, 32, 40, 48, 64)
-_TEXTS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32)
+TOWERS = ("text", "image")
 _PICTURES = (16, 8, 4, 2, 1)  # a larger batch is cut into these: pictures gain nothing beyond them
 
 
 @cache
-def _core() -> Any:
+def core() -> Any:
     """One for the whole process, never let go.
 
     Its plugin gives the thread that makes it a stack for signals, and frees that on whichever thread lets go of it
@@ -38,6 +37,8 @@ def _core() -> Any:
 class OpenVinoRuntime:
     """Features from text.onnx and image.onnx. `precision` is bf16, fp32, or auto: bf16 where the CPU has it.
 
+    Or int8, from text.int8.xml and image.int8.xml; what is not 8-bit in them is as with auto.
+
     A tower is compiled when it is first used, or by `compile`. As many threads as there are `streams` may encode at
     once; they share `threads` cores, all by default.
     """
@@ -49,61 +50,56 @@ class OpenVinoRuntime:
         directory: Path,
         precision: str,
         context_length: int,
-        cuttable: bool,
+        end_of_text: EndOfText,
         *,
         streams: int = 1,
         threads: int | None = None,
     ) -> None:
-        core = _core()
-        has_bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        has_bf16 = "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         if precision == "bf16" and not has_bf16:
             raise ModelError("precision bf16: this CPU has no bf16 arithmetic; use fp32 or auto")
-        self.precision = "bf16" if precision in ("auto", "bf16") and has_bf16 else "fp32"
+        whole = "bf16" if precision != "fp32" and has_bf16 else "fp32"
+        self.precision = "int8" if precision == "int8" else whole
+        paths = [directory / f"{tower}.onnx" for tower in TOWERS]
+        if precision == "int8":
+            paths = [int8_path(directory, tower) for tower in TOWERS]
+            if not all(path.is_file() for path in paths):
+                how = "`crossmodal model export … --int8 PICTURES` writes them"
+                raise ModelError(f"precision int8: {directory} has no 8-bit towers; {how}")
         options = {
-            "INFERENCE_PRECISION_HINT": "bf16" if self.precision == "bf16" else "f32",
+            "INFERENCE_PRECISION_HINT": "bf16" if whole == "bf16" else "f32",
             "NUM_STREAMS": str(streams),
             "CACHE_DIR": str(cache_directory() / "openvino"),
         }
         if threads is not None:
             options["INFERENCE_NUM_THREADS"] = str(threads)
-        self._context_length, self._cuttable = context_length, cuttable
-        self._text = _Tower(core, directory / "text.onnx", options, streams)
-        self._image = _Tower(core, directory / "image.onnx", options, streams)
+        self._text, self._image = (_Tower(path, options, streams) for path in paths)
+        self._texts = TextTower(self._text, context_length, end_of_text)
 
     def compile(self) -> None:
         """Compile both towers now. Raises ModelError for one that cannot be loaded."""
         for tower in (self._text, self._image):
             tower.compile()
 
-    def text_shape(self, count: int, length: int) -> tuple[int, int]:
-        """What a batch of texts is padded to."""
-        if not self._cuttable:
-            return _least(_TEXTS, count), self._context_length
-        padded = _least(_LENGTHS, length) if length <= _LENGTHS[-1] else self._context_length
-        return _least(_TEXTS, count), min(padded, self._context_length)
-
-    def encode_tokens(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
-        """int64 (n, length) -> float32 (n, dim)."""
-        padded = np.zeros(self.text_shape(*tokens.shape), dtype=np.int64)
-        padded[: tokens.shape[0], : tokens.shape[1]] = tokens
-        return self._text(padded)[: len(tokens)]
+    def encode_rows(self, rows: Sequence[NDArray[np.int64]]) -> NDArray[np.float32]:
+        """Token ids of each text, int64 (length,) -> float32 (n, dim)."""
+        return self._texts(rows)
 
     def encode_pixels(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
         """float32 (n, 3, H, W) -> float32 (n, dim)."""
-        features = []
-        start = 0
-        while start < len(pixels):
-            count = next(size for size in _PICTURES if size <= len(pixels) - start)
-            features.append(self._image(pixels[start : start + count]))
-            start += count
-        return np.concatenate(features)
+        return in_sizes(self._image, pixels, _PICTURES)
+
+
+def int8_path(directory: Path, tower: str) -> Path:
+    """Where the 8-bit copy of a tower lies; its weights are beside it, in a .bin."""
+    return directory / f"{tower}.int8.xml"
 
 
 class _Tower:
-    """One ONNX file, compiled on first use; called with an array from as many threads as there are streams."""
+    """One ONNX file, compiled on first use; called with its inputs from as many threads as there are streams."""
 
-    def __init__(self, core: Any, path: Path, options: dict[str, str], streams: int) -> None:
-        self._core, self._path, self._options, self._streams = core, path, options, streams
+    def __init__(self, path: Path, options: dict[str, str], streams: int) -> None:
+        self._path, self._options, self._streams = path, options, streams
         self._lock = threading.Lock()
         self._idle: LifoQueue[Any] | None = None
 
@@ -111,7 +107,7 @@ class _Tower:
         with self._lock:
             if self._idle is None:
                 try:
-                    model = self._core.compile_model(self._path, "CPU", self._options)
+                    model = core().compile_model(self._path, "CPU", self._options)
                 except RuntimeError as error:
                     why = str(error).splitlines()[-1][:200]
                     raise ModelError(f"{self._path}: OpenVINO cannot load the model: {why}") from None
@@ -120,19 +116,13 @@ class _Tower:
                     self._idle.put(model.create_infer_request())
             return self._idle
 
-    def __call__(self, batch: NDArray[Any]) -> NDArray[np.float32]:
+    def __call__(self, *inputs: NDArray[Any]) -> NDArray[np.float32]:
         idle = self._idle or self.compile()
         request = idle.get()
         try:
-            return np.array(request.infer([batch])[0], dtype=np.float32)
+            return np.array(request.infer(inputs)[0], dtype=np.float32)
         finally:
             idle.put(request)
-
-
-def _least(sizes: tuple[int, ...], at_least: int) -> int:
-    """The smallest of the sizes that is enough; beyond the largest, what is asked for."""
-    place = bisect_left(sizes, at_least)
-    return sizes[place] if place < len(sizes) else at_least
 
 
 def cache_directory() -> Path:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from dual_encoder.packing import LARGEST
+
 if TYPE_CHECKING:
     import torch
 
@@ -35,8 +37,36 @@ def encode_text(model: Any, tokens: torch.Tensor) -> torch.Tensor:
     x = tower.ln_final(tower.transformer(x, attn_mask=tower.attn_mask[:length, :length]))
     pool = getattr(tower, "pool_type", getattr(tower, "text_pool_type", "argmax"))
     end = getattr(tower, "eos_id", getattr(tower, "text_eos_id", None))
-    x = text_global_pool(x, tokens, pool, eos_token_id=end)
+    return _project(tower, text_global_pool(x, tokens, pool, eos_token_id=end))
+
+
+def encode_packed(model: Any, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """Token ids and each one's position in its text, (rows, length), of a cuttable model -> (rows, length, dim).
+
+    A row may hold several texts, one after the other; the features at a text's end are those of `encode_text`. The
+    tower's attention must take a mask (rows, 1, length, length).
+    """
+    import torch
+
+    tower = getattr(model, "text", model)
+    place = torch.arange(tokens.shape[1], device=tokens.device)
+    begins = place - positions  # where in the row its text does: no two texts of a row begin at one place
+    sees = (begins[:, :, None] == begins[:, None, :]) & (place[None, :] <= place[:, None])
+    mask = torch.where(sees, 0.0, float("-inf"))[:, None]
+    x = tower.token_embedding(tokens) + tower.positional_embedding[positions]
+    return _project(tower, tower.ln_final(tower.transformer(x, attn_mask=mask)))
+
+
+def end_of_text(model: Any) -> int | str:
+    """Which token a cuttable model reads its answer at: "largest", that of the largest id, else one of this id."""
+    tower = getattr(model, "text", model)
+    if getattr(tower, "pool_type", getattr(tower, "text_pool_type", "argmax")) == "argmax":
+        return LARGEST
+    return int(getattr(tower, "eos_id", None) or tower.text_eos_id)
+
+
+def _project(tower: Any, x: torch.Tensor) -> torch.Tensor:
     projection = tower.text_projection
     if projection is None:
-        return x  # type: ignore[no-any-return]
+        return x
     return x @ projection if not callable(projection) else projection(x)  # type: ignore[no-any-return]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,8 @@ from numpy.typing import NDArray
 
 from dual_encoder.open_clip_model import OpenClipModel
 from dual_encoder.text_tower import encode_text, is_cuttable
+
+_BATCH = 64  # texts a call
 
 
 class TorchRuntime:
@@ -26,12 +29,23 @@ class TorchRuntime:
         self._cuttable = is_cuttable(source.model)
         self._context_length = int(source.tokenizer.context_length)
 
-    def encode_tokens(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
-        """int64 (n, length) -> float32 (n, dim)."""
+    def encode_rows(self, rows: Sequence[NDArray[np.int64]]) -> NDArray[np.float32]:
+        """Token ids of each text, int64 (length,) -> float32 (n, dim)."""
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))  # so that short texts are not padded to long ones
+        parts = []
+        for start in range(0, len(rows), _BATCH):
+            texts = [rows[i] for i in order[start : start + _BATCH]]
+            tokens = np.zeros((len(texts), len(texts[-1]) if self._cuttable else self._context_length), dtype=np.int64)
+            for row, text in zip(tokens, texts, strict=True):
+                row[: len(text)] = text
+            parts.append(self._encode_tokens(tokens))
+        features = np.empty((len(rows), parts[0].shape[1]), dtype=np.float32)
+        features[order] = np.concatenate(parts)
+        return features
+
+    def _encode_tokens(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
         import torch
 
-        if not self._cuttable and tokens.shape[1] < self._context_length:
-            tokens = np.pad(tokens, ((0, 0), (0, self._context_length - tokens.shape[1])))
         ids = torch.from_numpy(tokens).to(self.device)
         with torch.inference_mode():
             features = encode_text(self._model, ids) if self._cuttable else self._model.encode_text(ids)

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from importlib import resources
 from itertools import chain, islice
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from indexer.engine import Encoder, Engine, Job, LocalEngine
 from indexer.ledger import Again, Ledger, text_digest
 from indexer.metadata import OWN, MetadataSchema
 from indexer.parts import Workbench, unpack
+from indexer.queries import bundled_queries
 from indexer.rows import Row, stamp
 from vector_index import IndexDirectory, ModelStamp, SnapshotWriter
 
@@ -186,8 +186,7 @@ def queries_of(encoder: Encoder | None) -> Callable[[], NDArray[np.float32]] | N
     """Gives vectors of the bundled queries, to tune an index with whose corpus has no captions of its own."""
     if encoder is None:
         return None
-    queries = resources.files("indexer").joinpath("queries.txt").read_text("utf-8").split("\n")
-    return partial(encoder.encode_texts, [query for query in queries if query])
+    return partial(encoder.encode_texts, bundled_queries())
 
 
 def finished(bench: Workbench, number: int) -> list[Row]:

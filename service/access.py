@@ -136,6 +136,7 @@ class Access:
         caller: Caller | None = None
         try:
             caller = await self._gate.caller(scope)
+            scope["caller"] = caller.who
             added = await self._gate.count(caller)
             if right == "admin" and caller.right != "admin":
                 raise _too_little("this key may search, not operate: that takes one of scope admin")

@@ -6,15 +6,13 @@ request is refused before its work is begun, and only while others' work waits: 
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
 
 from prometheus_client import Gauge
 
-from service.errors import Problem
-from service.refusals import REFUSALS
+from service.refusals import too_busy
 
 QUEUED = Gauge("crossmodal_queued_seconds", "Seconds of work that a stage has before it, estimated", ["stage"])
 
@@ -59,13 +57,6 @@ class Admission:
         if wait <= 0:
             return
         if wait > self._most:
-            raise refused("overload", f"{wait:.1f} s of work wait already, more than {self._most:g}", wait)
+            raise too_busy("overload", f"{wait:.1f} s of work wait already, more than {self._most:g}", wait)
         if wait + work > allowance.deadline - time.monotonic():
-            raise refused("deadline", f"{wait:.1f} s of work wait, which is more time than the request has", wait)
-
-
-def refused(reason: str, detail: str, wait: float = 1.0) -> Problem:
-    """A 503 that says when to come again, counted."""
-    REFUSALS.labels(reason).inc()
-    retry = {"Retry-After": str(min(60, max(1, math.ceil(wait))))}
-    return Problem(503, f"the service is too busy: {detail}; try again later", retry)
+            raise too_busy("deadline", f"{wait:.1f} s of work wait, which is more time than the request has", wait)

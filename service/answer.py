@@ -14,7 +14,8 @@ from service.errors import Problem
 from service.finder import Target, Wanted
 from service.results import dumps
 from service.schemas import Query, SearchRequest
-from vector_index import BadFilter, BadParameter, Collection, Filter, Snapshot
+from vector_index import BadFilter, BadParameter, Filter
+from vector_index.store import Collection, Snapshot
 
 
 async def answer(engine: Engine, target: Target, wanted: SearchRequest, began: float, picture: bytes = b"") -> bytes:
@@ -38,6 +39,8 @@ async def answer(engine: Engine, target: Target, wanted: SearchRequest, began: f
     collection = snapshot.images if target == "images" else snapshot.texts
     for column in ([wanted.group_by] if wanted.group_by is not None else []) + wanted.facets:
         _check_column(column, collection, lists=column != wanted.group_by)
+    if wanted.exact and not collection.exhaustive:
+        raise Problem(422, "exact: the index of this store cannot be passed by; raise params instead")
     vectors = list(await engine.queries.pictures([picture])) if picture else await engine.vectors_of(queries, snapshot)
     encoded = time.perf_counter()
     asked = partial(
@@ -98,7 +101,7 @@ def _filter(value: dict[str, Any] | None, snapshot: Snapshot, target: Target) ->
         return None
     collection = snapshot.images if target == "images" else snapshot.texts
     try:
-        return Filter.parse(value, collection.schema)
+        return collection.parse_filter(value)
     except BadFilter as error:
         raise Problem(422, f"filter: {error}") from None
     except OverflowError:

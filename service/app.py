@@ -21,10 +21,13 @@ from service.engine import Engine
 from service.headers import SecurityHeaders
 from service.loop_lag import LoopLoad
 from service.middleware import RequestGuard
+from service.observer import Observer, is_wanted
 from service.problems import ProblemDetail
 from service.routes import embeddings, images, operations, search
+from service.routes.direct import Direct
 from service.schemas import EmbeddingsRequest, RankRequest, SearchRequest
 from service.settings import Settings
+from service.tracing import Tracer
 from service.watcher import watch_snapshots
 
 _PAGE = Path(__file__).parent / "page"
@@ -43,6 +46,7 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
     """Build the application; unless an engine is given, the model and the snapshot are opened when it starts."""
     settings = settings or Settings()
     load = LoopLoad()
+    tracer = Tracer() if settings.traces else None
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -60,6 +64,8 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
                 follow.cancel()
             gc.unfreeze()
             app.state.engine.close()
+            if tracer is not None:
+                await asyncio.to_thread(tracer.close)
 
     app = FastAPI(
         title="Crossmodal",
@@ -76,15 +82,19 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
         },
     )
     app.state.draining = False
+    app.state.load = load
     # From within outwards: the last added is the first to see a request.
     app.add_middleware(Access, gate=Gate(settings))
     if settings.cors_origins:
         app.add_middleware(CORSMiddleware, allow_origins=settings.cors_origins, **_CORS)
     app.add_middleware(RequestGuard, settings=settings, load=load)
     app.add_middleware(SecurityHeaders, shared=bool(settings.cors_origins))
+    if is_wanted(settings):
+        app.add_middleware(Observer, settings=settings, tracer=tracer)
     problems.install(app)
     for module in (search, embeddings, images, operations):
         app.include_router(module.router)
+    app.router.middleware_stack = Direct(app.router.middleware_stack)
 
     @app.get("/", include_in_schema=False)
     async def page(request: Request) -> Response:

@@ -13,6 +13,8 @@ from typing import Any, Generic, TypeVar
 
 from prometheus_client import Histogram
 
+from service import timeline
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -26,6 +28,7 @@ class _Job(Generic[Item, Result]):
     item: Item
     cost: int
     future: asyncio.Future[Result]
+    mark: timeline.Mark | None
 
 
 @dataclass
@@ -55,7 +58,7 @@ class Lane(Generic[Item, Result]):
             self.pending -= cost
 
         future.add_done_callback(settle)
-        self.waiting.append(_Job(item, cost, future))
+        self.waiting.append(_Job(item, cost, future, timeline.mark()))
         self.wake()
         return future
 
@@ -188,7 +191,8 @@ class Batcher:
         ITEMS.labels(lane.name).observe(len(jobs))
         began = time.monotonic()
         try:
-            results = lane.work([job.item for job in jobs])
+            with timeline.batch(lane.name, jobs):
+                results = lane.work([job.item for job in jobs])
             if len(results) != len(jobs):
                 raise RuntimeError(f"{lane.name}: {len(results)} results for {len(jobs)} items")
         except Exception as error:

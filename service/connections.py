@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import resource
-import uuid
 from typing import Any, ClassVar
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from service.headers import ON_FAILURE
+from service.loop_lag import LoopLoad
+from service.middleware import REQUESTS, new_request_id
 from service.problems import MEDIA_TYPE, problem_body
-from service.refusals import REFUSALS
+from service.refusals import Reason, count
 from service.settings import Settings
 
 _FILES = 256  # that the process needs besides its connections
@@ -22,16 +24,21 @@ class TimedProtocol(HttpToolsProtocol):
 
     A connection is closed if no whole head has come within `seconds` of its opening or of the answer before, if its
     client takes nothing of an answer for as long, and, the idle longest first, where there are more than `most`.
+
+    What the event loop has no time for is refused here, once its head has come: an application would need as long to
+    refuse it as to answer it, where the model is small.
     """
 
     seconds: ClassVar[float] = 10.0
     most: ClassVar[int] = 4096
+    load: ClassVar[LoopLoad] = LoopLoad()
     _idle: ClassVar[dict[TimedProtocol, float]] = {}  # those without a request, since when, the oldest first
     _sweep: ClassVar[asyncio.TimerHandle | None] = None
 
     @classmethod
-    def limit(cls, settings: Settings) -> None:
-        """For every connection of this process."""
+    def limit(cls, settings: Settings, load: LoopLoad) -> None:
+        """For every connection of this process, whose application keeps count of its `load`."""
+        cls.load = load
         cls.seconds = settings.body_timeout
         logging.getLogger("uvicorn.error").addFilter(lambda record: "Invalid HTTP request" not in str(record.msg))
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -46,7 +53,7 @@ class TimedProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         self._wait_for_head()
         if len(self.connections) > self.most:
-            REFUSALS.labels("connections").inc()
+            count("connections")
             next(iter(self._idle)).transport.abort()  # this one itself, if all others are being answered
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -56,8 +63,20 @@ class TimedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def on_headers_complete(self) -> None:
+        free = self.cycle is None or self.cycle.response_complete
+        if free and self.load.full and self.url.startswith(b"/v1/"):
+            self._shed()
+            return
         self._idle.pop(self, None)
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        if self.cycle is not None:  # else the connection's first request was refused: what comes with it is let go
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        if self.cycle is not None:
+            super().on_message_complete()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
@@ -66,11 +85,28 @@ class TimedProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """A problem as all others, and no line in the log for whoever sends nonsense."""
-        REFUSALS.labels("invalid_http").inc()
-        body = problem_body(400, msg, uuid.uuid4().hex)
-        head = f"HTTP/1.1 400 Bad Request\r\nContent-Type: {MEDIA_TYPE}\r\nContent-Length: {len(body)}\r\n"
-        self.transport.write(head.encode() + b"Connection: close\r\n\r\n" + body)
+        count("invalid_http")
+        self._refuse("400 Bad Request", msg, new_request_id([]), {"Connection": "close"})
         self.transport.close()
+
+    def _shed(self) -> None:
+        count("loop")
+        REQUESTS.labels("-", "other", 503).inc()
+        keep = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
+        more = {"Retry-After": "5", **({} if keep else {"Connection": "close"})}
+        detail = "the service is too busy: try again later"
+        self._refuse("503 Service Unavailable", detail, new_request_id(self.headers), more)
+        if keep:
+            self._wait_for_head()
+        else:
+            self.transport.close()
+
+    def _refuse(self, status: str, detail: str, request_id: str, more: dict[str, str]) -> None:
+        body = problem_body(int(status[:3]), detail, request_id)
+        own = {"Content-Type": MEDIA_TYPE, "Content-Length": str(len(body)), "X-Request-ID": request_id}
+        headers = {**own, **ON_FAILURE, **more}
+        head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        self.transport.write(f"HTTP/1.1 {status}\r\n{head}\r\n".encode() + body)
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -87,8 +123,8 @@ class TimedProtocol(HttpToolsProtocol):
         if TimedProtocol._sweep is None:
             TimedProtocol._sweep = self.loop.call_later(self.seconds, _close_the_slow, self.loop)
 
-    def _give_up(self, reason: str) -> None:
-        REFUSALS.labels(reason).inc()
+    def _give_up(self, reason: Reason) -> None:
+        count(reason)
         self._idle.pop(self, None)
         self.transport.abort()
 

@@ -26,8 +26,7 @@ from prometheus_client import Counter
 from dual_encoder import ImageError
 from dual_encoder.image import open_image
 from dual_encoder.preprocess import Preprocess
-from service.admission import refused
-from service.refusals import REFUSALS
+from service.refusals import count, too_busy
 
 _START = 30.0  # seconds that a process may take to start
 
@@ -125,9 +124,9 @@ class DecoderProcess:
         if not reason and -code in _ITS_OWN_DOING:
             reason = f"it crashes its decoder ({signal.Signals(-code).name})"
         if reason:
-            REFUSALS.labels("decoder").inc()
+            count("decoder")
             return ImageError(reason)
-        return refused("decoder", f"the picture's decoder was ended from outside ({code})")
+        return too_busy("decoder", f"the picture's decoder was ended from outside ({code})")
 
 
 class Decoders:

@@ -22,7 +22,8 @@ from service.finder import Wanted, find
 from service.schemas import ImageInput, Query, QueryPart
 from service.settings import Settings
 from service.threads import share
-from vector_index import Collection, IndexDirectory, Snapshot, SnapshotCorrupt, UnknownId, VectorIndexError
+from vector_index import SnapshotCorrupt, UnknownId, VectorIndexError
+from vector_index.store import Collection, Snapshot, Store, open_store
 
 Vector = NDArray[np.float32]
 T = TypeVar("T")
@@ -43,8 +44,8 @@ class Engine:
         """`lazy` leaves each of the model's towers until it is first used."""
         self.settings = settings
         self.fetcher = Fetcher(settings)
-        self._directory = IndexDirectory(settings.index)
-        snapshot = self._directory.open()
+        self.store: Store = open_store(settings.index, settings.store, settings.store_token, settings.store_timeout)
+        snapshot: Snapshot = self.store.open()
         threads = share(settings.workers)
         self.encoder: DualEncoder = load_encoder(
             settings.model or snapshot.manifest.model.reference,
@@ -61,7 +62,7 @@ class Engine:
             _read_ahead(self.snapshot)
         admission = Admission(settings.queue_seconds)
         self.queries = QueryEncoder(self.encoder, settings, threads, admission, isolated=not lazy)
-        self._searcher = Batcher("searcher", prepare=threads.limit_search)
+        self._searcher = Batcher("searcher", self.store.searchers, prepare=threads.limit_search)
         self._find = self._searcher.lane("search", find, _QUERIES)
         self._dig = self._searcher.lane("deep search", find, _QUERIES)
         self._call = self._searcher.lane("call", _call_all, 1)
@@ -73,6 +74,7 @@ class Engine:
     def close(self) -> None:
         self.queries.close()
         self._searcher.close()
+        self.store.close()
 
     def _checked(self, snapshot: Snapshot) -> Snapshot:
         built, running = snapshot.manifest.model, self.encoder
@@ -85,14 +87,14 @@ class Engine:
         return snapshot
 
     async def reload(self) -> bool:
-        """Switch to the snapshot that CURRENT names; says whether it is another. A bad one leaves the old serving.
+        """Switch to the live snapshot; says whether it is another. A bad one leaves the old serving.
 
         It is opened, read through and warmed beside the old one, which answers meanwhile.
         """
         async with self._reloading:
-            if await asyncio.to_thread(self._directory.current) == self.snapshot.name:
+            if await asyncio.to_thread(self.store.current) == self.snapshot.name:
                 return False
-            fresh = await asyncio.to_thread(lambda: self._read_through(self._directory.open()))
+            fresh = await asyncio.to_thread(lambda: self._read_through(self.store.open()))
             await self.in_searcher(lambda: _warm(fresh))
             self.snapshot = fresh  # the old one is unmapped when its last request lets go of it
             return True
@@ -100,7 +102,7 @@ class Engine:
     def _read_through(self, snapshot: Snapshot) -> Snapshot:
         self._checked(snapshot)
         if self.settings.verify and (problems := snapshot.check_files()):
-            raise SnapshotCorrupt(f"{snapshot.path}: {'; '.join(problems)}")
+            raise SnapshotCorrupt(f"{snapshot.name}: {'; '.join(problems)}")
         return snapshot
 
     @property
@@ -202,7 +204,7 @@ def _read_ahead(snapshot: Snapshot) -> None:
     """
     told = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
     left = int(told["MemAvailable"].split()[0]) * 1024 // 2
-    for path in sorted(snapshot.path.glob("*.faiss")):
+    for path in snapshot.index_files:
         with path.open("rb") as file:
             wanted = min(path.stat().st_size, left)
             if wanted:  # 0 would mean all of it

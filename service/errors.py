@@ -4,11 +4,16 @@ from __future__ import annotations
 
 
 class Problem(Exception):
-    """Raise it anywhere below a route; `detail` is for the person who sent the request."""
+    """Raise it anywhere below a route; `detail` is for the person who sent the request.
 
-    def __init__(self, status: int, detail: str, headers: dict[str, str] | None = None) -> None:
+    `counted`: among the refusals, by whoever made it.
+    """
+
+    def __init__(
+        self, status: int, detail: str, headers: dict[str, str] | None = None, *, counted: bool = False
+    ) -> None:
         super().__init__(detail)
-        self.status, self.detail, self.headers = status, detail, headers
+        self.status, self.detail, self.headers, self.counted = status, detail, headers, counted
 
 
 class ClientGone(Exception):

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.results import hits_json
-from vector_index import Collection, Filter, Snapshot
+from vector_index import Filter
 from vector_index.segment import GRAPH_STEP
+from vector_index.store import Collection, Snapshot
 
 Target = Literal["images", "texts"]
 Floats: TypeAlias = NDArray[np.float32]

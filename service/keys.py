@@ -12,7 +12,6 @@ import fcntl
 import hashlib
 import hmac
 import json
-import logging
 import os
 import secrets
 import tempfile
@@ -26,11 +25,12 @@ from typing import Annotated, Literal
 from prometheus_client import Counter
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError, field_validator
 
+from service import logs
 from service.rate_limit import parse_limits
 
 Scope = Literal["search", "admin"]
 
-log = logging.getLogger("crossmodal.keys")
+log = logs.logger("crossmodal.keys")
 UNREADABLE = Counter("crossmodal_keys_unreadable_total", "Times that the changed file of keys could not be read")
 
 _MARK = "cmk"
@@ -177,7 +177,7 @@ class KeyRing:
         self._stamp = stamp
         try:
             self._take(read(self.path))
-            log.info("%s: %d keys", self.path, len(self._keys))
+            log.info("keys were read", file=str(self.path), keys=len(self._keys))
         except KeysError as error:
             UNREADABLE.inc()
-            log.error("%s; the keys that were read before stay good", error)
+            log.error("the keys that were read before stay good", reason=str(error))

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import AsyncIterator
@@ -15,7 +14,10 @@ from typing import Any
 
 from fastapi import FastAPI
 
+from service import logs
 from service.settings import Settings
+
+log = logs.logger("crossmodal.lifecycle")
 
 WEDGED = 70  # exit code, EX_SOFTWARE
 
@@ -79,5 +81,5 @@ class _Watch:
                 (f"{self._app.state.engine.busy_with} has been at one batch", self._app.state.engine.busy_for),
             ):
                 if seconds > self._most:
-                    print(f"error: {what} for {seconds:.0f} s: this process ends itself", file=sys.stderr, flush=True)
+                    log.critical("this process ends itself", because=f"{what} for {seconds:.0f} s", exit_code=WEDGED)
                     os._exit(WEDGED)

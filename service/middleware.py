@@ -7,7 +7,7 @@ import math
 import re
 import time
 import uuid
-from collections.abc import MutableMapping
+from collections.abc import Iterable, MutableMapping
 from typing import Any
 
 from prometheus_client import Counter, Histogram
@@ -15,9 +15,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.admission import ALLOWANCE, Allowance
 from service.errors import ClientGone
+from service.logs import REQUEST_ID
 from service.loop_lag import LoopLoad
 from service.problems import problem_response
-from service.refusals import REFUSALS
+from service.refusals import Reason, count
 from service.settings import Settings
 
 _UNTIMED = "/v1/index/reload"  # the operator's, who waits for it
@@ -26,6 +27,14 @@ _SECONDS = re.compile(rb"[0-9]{1,9}(\.[0-9]{1,9})?")
 
 REQUESTS = Counter("crossmodal_requests_total", "Requests answered", ["method", "route", "status"])
 SECONDS = Histogram("crossmodal_request_seconds", "Seconds from the request's head to the answer's end", ["route"])
+
+
+def new_request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """The client's own, where its X-Request-ID is one."""
+    for name, value in headers:
+        if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
+            return value.decode()
+    return uuid.uuid4().hex
 
 
 class RequestGuard:
@@ -48,9 +57,9 @@ class RequestGuard:
             await self.app(scope, receive, send)
             return
         headers = dict(scope["headers"])
-        given = headers.get(b"x-request-id", b"")
-        request_id = given.decode() if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        request_id = new_request_id(scope["headers"])
         scope["request_id"] = request_id
+        REQUEST_ID.set(request_id)
         began, status, received, answered = time.monotonic(), 500, 0, False
         arriving = b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0"
 
@@ -98,8 +107,6 @@ class RequestGuard:
         counts = scope["path"].startswith("/v1/")
         self.load.requests += counts
         try:
-            if counts and self.load.full:
-                raise _Refused(503, "loop", "the service is too busy: try again later")
             self.load.begun += counts
             seconds = self._seconds(headers.get(b"x-request-timeout"))
             if scope["path"] == _UNTIMED:
@@ -131,7 +138,7 @@ class RequestGuard:
             self.held -= received
             self.load.requests -= counts
             if refusal is not None:
-                REFUSALS.labels(refusal.reason).inc()
+                count(refusal.reason)
                 if not answered:
                     extra = {"Retry-After": "5"} if refusal.status == 503 else {}
                     if arriving and refusal.status != 503:  # else the rest is read and thrown away
@@ -152,6 +159,6 @@ class RequestGuard:
 
 
 class _Refused(Exception):
-    def __init__(self, status: int, reason: str, detail: str) -> None:
+    def __init__(self, status: int, reason: Reason, detail: str) -> None:
         super().__init__(detail)
         self.status, self.reason, self.detail = status, reason, detail

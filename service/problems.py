@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
@@ -14,12 +13,14 @@ from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
+from service import logs
 from service.errors import Problem
 from service.headers import ON_FAILURE
-from service.refusals import REFUSALS
+from service.refusals import count
+from vector_index import StoreRefused, StoreUnavailable
 
 MEDIA_TYPE = "application/problem+json"
-log = logging.getLogger("crossmodal.service")
+log = logs.logger("crossmodal.service")
 
 
 class ProblemDetail(BaseModel):
@@ -70,8 +71,8 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(Problem)
     async def _problem(request: Request, error: Problem) -> Response:
-        if error.status in (400, 422):
-            REFUSALS.labels("invalid").inc()
+        if error.status in (400, 422) and not error.counted:
+            count("invalid")
         return problem_response(error.status, error.detail, request_id(request), error.headers)
 
     @app.exception_handler(HTTPException)
@@ -87,17 +88,28 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def _invalid_request(request: Request, error: RequestValidationError) -> Response:
-        REFUSALS.labels("invalid").inc()
+        count("invalid")
         return problem_response(422, explain(error.errors()), request_id(request))
 
     @app.exception_handler(ValidationError)
     async def _invalid(request: Request, error: ValidationError) -> Response:
-        REFUSALS.labels("invalid").inc()
+        count("invalid")
         return problem_response(422, explain(error.errors()), request_id(request))
+
+    @app.exception_handler(StoreUnavailable)
+    async def _unavailable(request: Request, error: StoreUnavailable) -> Response:
+        count("store")
+        detail = "the store of the index does not answer; try again later"  # where it lies is the operator's to know
+        return problem_response(503, detail, request_id(request), {"Retry-After": "2"})
+
+    @app.exception_handler(StoreRefused)
+    async def _refused(request: Request, error: StoreRefused) -> Response:
+        count("invalid")
+        return problem_response(422, str(error), request_id(request))
 
     @app.exception_handler(Exception)
     async def _unexpected(request: Request, error: Exception) -> Response:
-        log.error("request %s failed", request_id(request), exc_info=error)
+        log.error("a request failed", request_id=request_id(request), exc_info=error)
         id = request_id(request)
         headers = {**ON_FAILURE, "X-Request-ID": id}
         return problem_response(500, "an internal error; the log has it under this request id", id, headers)

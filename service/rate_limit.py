@@ -7,7 +7,6 @@ second, and no burst of twice the limit where two windows meet.
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 import time
 from dataclasses import dataclass
@@ -18,7 +17,9 @@ from limits.storage import MemoryStorage
 from limits.strategies import SlidingWindowCounterRateLimiter
 from prometheus_client import Counter, Gauge
 
-log = logging.getLogger("crossmodal.rate_limit")
+from service import logs
+
+log = logs.logger("crossmodal.rate_limit")
 REDIS_FAILURES = Counter("crossmodal_rate_limit_redis_failures_total", "Requests counted here while Redis is silent")
 REDIS_DOWN = Gauge("crossmodal_rate_limit_redis_down", "1 while this process counts because Redis does not")
 
@@ -100,7 +101,7 @@ class RateLimit:
         REDIS_DOWN.set(1)
         if self._up:
             self._up = False
-            log.warning("Redis does not answer (%s): requests are counted in this process alone", type(error).__name__)
+            log.warning("Redis does not answer: requests are counted in this process", reason=type(error).__name__)
 
     def _found(self) -> None:
         if not self._up:

@@ -11,7 +11,7 @@ import orjson
 from numpy.typing import NDArray
 
 from service.schemas import ImageItem
-from vector_index import Snapshot
+from vector_index.store import Snapshot
 
 # Scores float32 (k,) and rows int64 (k,), best first, and the rank of the first.
 Page = tuple[NDArray[np.float32], NDArray[np.int64], int]

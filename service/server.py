@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging.config
 import os
 import socket
 from typing import Any
 
 from fastapi import FastAPI
 
-from service import audit
+from service import logs
 from service.settings import Settings
 
 _ACCEPTED = 64  # connections a round of the event loop
@@ -36,6 +37,8 @@ def serve(settings: Settings, host: str, port: int) -> None:
     from service.engine import Engine
     from service.lifecycle import supervise
 
+    log_config = logs.settings(settings.log_format, settings.log_level)
+    logging.config.dictConfig(log_config)
     check_exposure(settings, host)
     listeners = _listen(host, port)  # before the model is loaded, which takes its time
     proxies = settings.trusted_proxies
@@ -45,12 +48,12 @@ def serve(settings: Settings, host: str, port: int) -> None:
         "timeout_graceful_shutdown": max(1, round(settings.drain_timeout)),
         "proxy_headers": bool(proxies),
         "forwarded_allow_ips": proxies,
-        "log_config": audit.LOGGING,
+        "log_config": log_config,
     }
     engine = Engine(settings)
     if settings.workers == 1:
-        TimedProtocol.limit(settings)
         app = supervise(create_app(settings, engine), settings)
+        TimedProtocol.limit(settings, app.state.load)
         uvicorn.Server(uvicorn.Config(app, **options)).run(listeners)
         return
     engine.close()
@@ -68,8 +71,9 @@ def worker() -> FastAPI:
     from service.lifecycle import supervise
 
     settings = Settings()
-    TimedProtocol.limit(settings)
-    return supervise(create_app(settings), settings)
+    app = supervise(create_app(settings), settings)
+    TimedProtocol.limit(settings, app.state.load)
+    return app
 
 
 def _listen(host: str, port: int) -> list[socket.socket]:

@@ -7,6 +7,8 @@ from pathlib import Path
 from pydantic import Field, IPvAnyNetwork
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from service.logs import Form, Level
+
 
 class Settings(BaseSettings):
     """Read when constructed, never at import."""
@@ -15,7 +17,10 @@ class Settings(BaseSettings):
         env_prefix="CROSSMODAL_", protected_namespaces=(), extra="ignore", env_ignore_empty=True
     )
 
-    index: Path
+    index: Path | None = Field(None, description="the index directory")
+    store: str | None = Field(None, description="where the index lies instead: milvus://HOST:PORT/NAME")
+    store_token: str | None = Field(None, repr=False, description="of the store: user:password, or an API key")
+    store_timeout: float = Field(5.0, gt=0, description="seconds that a call of the store may take")
     model: str | None = Field(None, description="model reference; the snapshot's own when not given")
     device: str = "auto"
     runtime: str = "auto"
@@ -41,6 +46,11 @@ class Settings(BaseSettings):
     redis_url: str | None = Field(None, description="where replicas count together; else each process for itself")
     cors_origins: list[str] = Field([], description="web sites whose scripts may call; none: the page's own alone")
     trusted_proxies: list[str] = Field([], description="addresses or ranges whose X-Forwarded-For is believed")
+    log_format: Form = Field("auto", description="json or console; auto: console where stderr is a terminal")
+    log_level: Level = "info"
+    access_log: bool = Field(False, description="a line of log for each request")
+    log_queries: bool = Field(False, description="with query strings and the beginnings of JSON bodies in it")
+    traces: bool = Field(False, description="OpenTelemetry's, as OTEL_… variables say")
     max_body_bytes: int = Field(20 * 2**20, gt=0)
     max_pixels: int = Field(100_000_000, gt=0)
     max_k: int = Field(10_000, gt=0)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import logging
 import time
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
 
+from service import logs
 from service.keys import Scope
 
-log = logging.getLogger("crossmodal.tokens")
+log = logs.logger("crossmodal.tokens")
 
 # Public keys alone: with HS256 among them, a published key would do as a shared secret. Never `none`.
 ALGORITHMS = ["RS256", "RS384", "RS512", "ES256", "ES384", "ES512", "EdDSA"]
@@ -99,7 +99,7 @@ class TokenVerifier:
                         raise ValueError("the answer is too large")
             keys = self._jwt.PyJWKSet.from_json(body.decode()).keys
         except (httpx.HTTPError, TimeoutError, OSError, ValueError, self._jwt.PyJWTError) as error:
-            log.error("the issuer's keys cannot be read (%s)", type(error).__name__)
+            log.error("the issuer's keys cannot be read", reason=type(error).__name__)
             return
         usable = [key for key in keys if key.public_key_use in (None, "sig")]
         self._keys = {key.key_id: key for key in usable if key.key_id}

@@ -1,20 +1,20 @@
-"""Notice new snapshots: what CURRENT names is looked at now and then, and switched to."""
+"""Notice new snapshots: which one is live is looked at now and then, and switched to."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 
 from prometheus_client import Counter
 
+from service import logs
 from service.engine import Engine
-from vector_index import VectorIndexError
+from vector_index import StoreUnavailable, VectorIndexError
 
 SWITCHES = Counter("crossmodal_snapshot_switches_total", "New snapshots found, by what came of them", ["result"])
 
 _SELDOM = 300.0  # seconds
 
-log = logging.getLogger(__name__)
+log = logs.logger("crossmodal.watcher")
 
 
 async def watch_snapshots(engine: Engine, seconds: float) -> None:
@@ -29,9 +29,11 @@ async def watch_snapshots(engine: Engine, seconds: float) -> None:
             if await engine.reload():
                 SWITCHES.labels("switched").inc()
             told, pause = "", seconds
+        except StoreUnavailable:
+            continue  # told where it was noticed
         except (VectorIndexError, OSError) as error:
             pause = min(2 * pause, max(seconds, _SELDOM))
             if str(error) != told:
                 told = str(error)
                 SWITCHES.labels("refused").inc()
-                log.error("a new snapshot is refused, %s keeps serving: %s", engine.snapshot.name, error)
+                log.error("a new snapshot is refused", reason=told, keeps_serving=engine.snapshot.name)

@@ -86,6 +86,7 @@ def _check(precisions: dict[str, Any], most_loss: float) -> None:
 
 def card(name: str, license: str, facts: dict[str, Any], quality: dict[str, Any], made: dict[str, Any] | None) -> str:
     """The card as Markdown, with the front matter that model hubs read."""
+    cut = "" if facts["end_of_text"] is None else ", cut at the end of text"
     lines = [
         "---",
         f"license: {json.dumps(license)}",
@@ -102,7 +103,7 @@ def card(name: str, license: str, facts: dict[str, Any], quality: dict[str, Any]
         "| --- | --- |",
         f"| fingerprint | `{facts['fingerprint'][:16]}…` |",
         f"| temperature | {facts['temperature']:.4f} |",
-        f"| text positions | {facts['context_length']}{', cut at the end of text' if facts['cuttable'] else ''} |",
+        f"| text positions | {facts['context_length']}{cut} |",
         "",
         "## Use",
         "",

@@ -28,6 +28,8 @@ class Collection:
     all segments; a deleted row keeps its number until its segment is rewritten.
     """
 
+    exhaustive = True  # `exact` can be had
+
     def __init__(self, snapshot: Path, stamps: list[SegmentStamp], dim: int) -> None:
         """Open the segments of a snapshot.
 
@@ -49,6 +51,10 @@ class Collection:
     def __len__(self) -> int:
         """Rows that are not deleted."""
         return sum(segment.count for segment in self.segments)
+
+    def parse_filter(self, value: Any) -> Filter:
+        """Check a filter as JSON has it. Raises: BadFilter."""
+        return Filter.parse(value, self.schema)
 
     def check_parameters(self, asked: parameters.Parameters) -> None:
         """Check parameters for `search`.

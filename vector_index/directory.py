@@ -19,6 +19,9 @@ class IndexDirectory:
     Making one touches no file; the directory need not exist yet.
     """
 
+    searchers = 1  # threads that search: FAISS computes on the one that calls it
+    down_for = 0.0
+
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
 
@@ -58,6 +61,9 @@ class IndexDirectory:
         if name is None:
             raise IndexNotFound(f"{self.path}: there is no index here (no CURRENT file)")
         return Snapshot(self.snapshots / name)
+
+    def close(self) -> None:
+        """Nothing is held open."""
 
     def make_current(self, name: str) -> None:
         """Make a complete snapshot the live one, atomically. The caller holds the lock."""

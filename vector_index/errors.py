@@ -9,7 +9,9 @@ VectorIndexError
 ├── DimensionMismatch    vectors of the wrong shape for this index
 ├── BadIndexType         an index type that is not supported
 ├── BadParameter         a search parameter that the index does not have, or out of its bounds
-└── BadFilter            a filter that the table's columns do not allow
+├── BadFilter            a filter that the table's columns do not allow
+├── StoreUnavailable     a store does not answer, or not in time
+└── StoreRefused         a store does not do what is asked of it
 
 Bad input data (NaN, duplicate ids, schemas that differ) raises the built-in ValueError; rows out of range, IndexError.
 """
@@ -53,3 +55,11 @@ class BadParameter(VectorIndexError):
 
 class BadFilter(VectorIndexError):
     """A filter is not well formed, or does not fit the columns; the message says what is allowed."""
+
+
+class StoreUnavailable(VectorIndexError):
+    """A store beyond this machine does not answer, not in time, or not with what was asked for; it may later."""
+
+
+class StoreRefused(VectorIndexError):
+    """A store does not do what is asked of it; the message says why."""

@@ -198,13 +198,16 @@ def _array(values: list[Any], kind: pa.DataType) -> Any:
     """Values as the column has them; a number that the column cannot have is equal to none of it."""
     if pa.types.is_integer(kind):
         values = [int(value) for value in values if value == int(value) and -(2**63) <= value < 2**63]
-    return pa.array(values, pa.int64() if pa.types.is_integer(kind) else kind).cast(kind, safe=False)
+        return pa.array(values, pa.int64()).cast(kind, safe=False)
+    if pa.types.is_floating(kind):
+        return pa.array([float(value) for value in values], pa.float64()).cast(kind, safe=False)
+    return pa.array(values, kind)
 
 
 def _bound(value: Any, kind: pa.DataType) -> Any:
-    if pa.types.is_integer(kind) and not (isinstance(value, int) and -(2**63) <= value < 2**63):
-        return pa.scalar(float(value))
-    return value
+    if isinstance(value, str) or (pa.types.is_integer(kind) and isinstance(value, int) and -(2**63) <= value < 2**63):
+        return value
+    return pa.scalar(float(value))
 
 
 def _mask(found: Any) -> Mask:

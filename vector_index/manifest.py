@@ -15,7 +15,7 @@ MANIFEST_NAME: Final = "manifest.json"
 
 
 class _Stamp(BaseModel):
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
 
 class ModelStamp(_Stamp):
@@ -125,13 +125,13 @@ def read_manifest(snapshot: Path) -> Manifest:
     """
     path = snapshot / MANIFEST_NAME
     try:
-        content = json.loads(path.read_bytes())
-        version = content["format_version"]
+        content = path.read_bytes()
+        version = json.loads(content)["format_version"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SnapshotCorrupt(f"{path}: not readable as a manifest: {error!r}") from error
     if version not in _READABLE:
         raise UnsupportedFormat(f"{path}: format version {version!r}; this version reads {FORMAT_VERSION} and older")
     try:
-        return Manifest.model_validate(content)
+        return Manifest.model_validate_json(content)
     except ValidationError as error:
         raise SnapshotCorrupt(f"{path}: {error}") from error

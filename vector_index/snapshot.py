@@ -92,6 +92,11 @@ class Snapshot:
         """Whether any picture may have one."""
         return bool(self._opened.thumbnails)
 
+    @property
+    def index_files(self) -> list[Path]:
+        """The FAISS indexes, which searches read through a map."""
+        return sorted(self.path.glob("*.faiss"))
+
     def rejects(self) -> Iterator[tuple[str, str]]:
         """Yield the address and the reason of every input that was left out."""
         with (self.path / REJECTS).open(encoding="utf-8") as lines:

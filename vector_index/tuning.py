@@ -3,7 +3,7 @@
 import logging
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -22,7 +22,7 @@ K_FACTOR: Final = (5, 10, 20, 40, 80, 160, 320)
 RECALL_QUERIES: Final = 200
 RECALL_K: Final = 10
 SAMPLE_ROWS: Final = 50_000  # that kinds are compared on
-_ENOUGH: Final = 0.998  # of recall: what costs more is not measured
+ENOUGH: Final = 0.998  # of recall: what costs more is not measured
 _GAIN: Final = 0.002  # in recall: a deeper refinement that gains less is not followed further
 _TIE: Final = 1e-6  # scores this close are equal but for rounding
 
@@ -182,13 +182,18 @@ def held_bytes(index: Any, path: Path) -> int:
 
 
 def operating_point(index: Any, vectors: Floats, queries: Queries, target: Target) -> OperatingPoint:
-    """Measure recall@10 and milliseconds at every step of the ladders, and choose.
+    """Measure recall@10 and milliseconds at every step of the ladders, and choose."""
+    return choose(recall_curve(index, vectors, queries), target)
+
+
+def choose(measured: Iterable[tuple[RecallPoint, float]], target: Target) -> OperatingPoint:
+    """Choose among points, each with the standard error of its recall.
 
     The cheapest point is taken whose recall is the target's even one standard error lower, for other queries will be
     asked; of those within the latency, where one is given, the best if none reaches it.
     """
     curve, certain = [], []
-    for point, error in recall_curve(index, vectors, queries):
+    for point, error in measured:
         curve.append(point)
         certain.append(point.recall_at_10 - error >= target.recall)
     in_time = [target.latency_ms is None or point.ms <= target.latency_ms for point in curve]
@@ -248,9 +253,9 @@ def recall_curve(index: Any, vectors: Floats, queries: Queries) -> Iterator[tupl
             error = float(share.std() / len(share) ** 0.5)
             yield RecallPoint(parameters=step, recall_at_10=recall, ms=ms), error
             if "k_factor" not in step:
-                if recall >= _ENOUGH:
+                if recall >= ENOUGH:
                     return
-            elif recall >= _ENOUGH or (before is not None and before[0] == place and recall < before[1] + _GAIN):
+            elif recall >= ENOUGH or (before is not None and before[0] == place and recall < before[1] + _GAIN):
                 done = place
             before = place, recall
     finally:

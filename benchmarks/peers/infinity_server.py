@@ -24,14 +24,20 @@ from pydantic import BaseModel
 
 def as_transformers(model: Path, folder: Path) -> Path:
     """A CLIPModel of ViT-B-32's sizes with random weights and the model's own tokenizer; kept if it is there."""
-    if not (folder / "config.json").is_file():
+    if not (folder / "preprocessor_config.json").is_file():
         from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizerFast
 
-        end = "<|endoftext|>"
-        words = CLIPTokenizerFast(tokenizer_file=str(model / "tokenizer.json"), pad_token=end, model_max_length=77)
-        network = CLIPModel(CLIPConfig(max_length=77))  # transformers' defaults are ViT-B-32's sizes
+        folder.mkdir(exist_ok=True)
+        CLIPModel(CLIPConfig(max_length=77)).save_pretrained(folder)  # transformers' defaults are ViT-B-32's sizes
+        bpe = json.loads((model / "tokenizer.json").read_text("utf-8"))["model"]
+        names = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}  # as transformers has them
+        vocabulary = {names.get(word, word): id for word, id in bpe["vocab"].items()}
+        (folder / "vocab.json").write_text(json.dumps(vocabulary), "utf-8")
+        merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in bpe["merges"]]
+        (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n", "utf-8")
+        words = CLIPTokenizerFast.from_pretrained(folder, model_max_length=77)
+        assert words("a red star")["input_ids"][::4] == [49406, 49407]
         CLIPProcessor(CLIPImageProcessor(), words).save_pretrained(folder)
-        network.save_pretrained(folder)
     return folder
 
 

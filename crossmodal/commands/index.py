@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,9 +16,19 @@ from crossmodal.quantity import BYTES, MILLISECONDS, quantity
 if TYPE_CHECKING:
     from indexer.engine import Encoder, Engine
     from vector_index import RecallPoint
+    from vector_index import store as stores
+    from vector_index.milvus import MilvusStore
+
+_PATIENCE = 30.0  # seconds until a store must have answered
 
 app = typer.Typer(help="Build and look after index directories.", no_args_is_help=True)
 _Index = Annotated[Path, typer.Argument(help="The index directory.")]
+_Maybe = Annotated[Path | None, typer.Argument(help="The index directory; none: the store.")]
+_Store = Annotated[
+    str | None, typer.Option(help="milvus://HOST:PORT/NAME: publish there too.", envvar="CROSSMODAL_STORE")
+]
+_At = Annotated[str | None, typer.Option(help="milvus://HOST:PORT/NAME", envvar="CROSSMODAL_STORE")]
+_Kind = Annotated[str, typer.Option(help="In the store: auto, FLAT, HNSW, IVF_FLAT")]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -43,6 +55,8 @@ def build(
     engine: Annotated[str, typer.Option(help="local, or ray: on the machines of a Ray cluster.")] = "local",
     ray_address: Annotated[str, typer.Option(help="auto: this machine's cluster; or HOST:PORT.")] = "auto",
     ray_workers: Annotated[int | None, typer.Option(help="By default one a GPU, or one a few cores.", min=1)] = None,
+    store: _Store = None,
+    store_index: _Kind = "auto",
     json: _Json = False,
 ) -> None:
     """Encode a corpus and publish it as the live snapshot."""
@@ -56,6 +70,9 @@ def build(
     if engine not in ("local", "ray"):
         raise typer.BadParameter(f"{engine!r} is neither local nor ray", param_hint="--engine")
     options: dict[str, Any] = {"device": device, "runtime": runtime, "precision": precision}
+    there = _reached(store)
+    if there is not None and index_type == "auto":
+        index_type = "Flat"  # searched in the store, which is to have the vectors as they are
     with ExitStack() as stack:
         encoder: Encoder | Engine
         if engine == "ray":
@@ -71,6 +88,7 @@ def build(
             target_latency_ms=latency,
             resume=resume, thumbnails=thumbnails, progress=lambda p: report(p.done, p.total),
         )  # fmt: skip
+    _publish(out, there, store_index)
     if json:
         print_json(asdict(result))
         return
@@ -91,6 +109,8 @@ def add(
     precision: Annotated[str, typer.Option(help="auto, bf16, fp32, int8")] = "auto",
     resume: Annotated[bool, typer.Option("--resume/--fresh", help="Go on with an interrupted change.")] = True,
     thumbnails: Annotated[bool, typer.Option(help="Keep small pictures for the page.")] = True,
+    store: _Store = None,
+    store_index: _Kind = "auto",
     json: _Json = False,
 ) -> None:
     """Encode what is new or changed in a corpus, and publish it with what the index has already."""
@@ -99,6 +119,7 @@ def add(
     from indexer import add_to_index
     from vector_index import IndexDirectory
 
+    there = _reached(store)
     with IndexDirectory(index).open() as snapshot:
         model = snapshot.manifest.model.reference
     encoder = load_encoder(model, device=device, runtime=runtime, precision=precision)
@@ -107,6 +128,7 @@ def add(
             source, index, encoder, captions=captions, prune=prune, resume=resume, thumbnails=thumbnails,
             progress=lambda p: report(p.done, p.total),
         )  # fmt: skip
+    _publish(index, there, store_index)
     _print_change(result, json)
 
 
@@ -116,6 +138,8 @@ def remove(
     *,
     index: Annotated[Path, typer.Option(help="The index directory.")],
     where: Annotated[str | None, typer.Option(help="A filter as JSON: all pictures that it keeps.")] = None,
+    store: _Store = None,
+    store_index: _Kind = "auto",
     json: _Json = False,
 ) -> None:
     """Remove pictures, and captions of no other picture; publishes what is left."""
@@ -139,7 +163,25 @@ def remove(
         found: list[int] = np.asarray(snapshot.images.live(Filter.parse(wanted, snapshot.images.schema))).tolist()
         return found
 
-    _print_change(remove_from_index(index, rows), json)
+    there = _reached(store)
+    result = remove_from_index(index, rows)
+    _publish(index, there, store_index)
+    _print_change(result, json)
+
+
+@app.command()
+def publish(
+    index: _Index,
+    store: Annotated[str, typer.Option(help="milvus://HOST:PORT/NAME", envvar="CROSSMODAL_STORE")],
+    store_index: _Kind = "auto",
+    thumbnails: Annotated[bool, typer.Option(help="Small pictures too.")] = True,
+    json: _Json = False,
+) -> None:
+    """Load the live snapshot into a store and make it the live one there."""
+    from crossmodal.output import print_json
+
+    name = _publish(index, _reached(store), store_index, thumbnails)
+    print_json({"snapshot": name}) if json else print(name)
 
 
 @app.command("import")
@@ -217,32 +259,39 @@ def compact(index: _Index, json: _Json = False) -> None:
 
 @app.command()
 def gc(
-    index: _Index,
+    index: _Maybe = None,
     keep: Annotated[int, typer.Option(help="How many of the newest snapshots to keep.", min=1)] = 3,
+    store: _At = None,
     json: _Json = False,
 ) -> None:
     """Delete old snapshots; the live one stays."""
     from crossmodal.output import print_json
     from vector_index import IndexDirectory
 
-    directory = IndexDirectory(index)
-    with directory.change():
-        gone = directory.collect(keep)
-        left = directory.names()
+    if index is not None:
+        directory = IndexDirectory(index)
+        with directory.change():
+            gone = directory.collect(keep)
+            left = directory.names()
+    else:
+        there = _reached(_given(store))
+        assert there is not None
+        gone = there.collect(keep)
+        left = there.names()
     print_json({"deleted": gone, "kept": left}) if json else print(f"{len(gone)} deleted, {len(left)} kept")
 
 
 @app.command()
 def info(
-    index: _Index,
+    index: _Maybe = None,
+    store: _At = None,
     plot: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw recall against latency.")] = None,
     json: _Json = False,
 ) -> None:
     """The live snapshot: model, counts, index kinds, recall and latency as measured."""
     from crossmodal.output import print_json, print_table
-    from vector_index import IndexDirectory
 
-    with IndexDirectory(index).open() as snapshot:
+    with _opened(index, store) as snapshot:
         manifest = snapshot.manifest
         if plot is not None:
             from crossmodal.plot import draw_curves
@@ -269,12 +318,11 @@ def _shown(point: RecallPoint) -> str:
 
 
 @app.command()
-def verify(index: _Index, json: _Json = False) -> None:
+def verify(index: _Maybe = None, store: _At = None, json: _Json = False) -> None:
     """Read the whole live snapshot and check it against its manifest; exit code 1 if anything is wrong."""
     from crossmodal.output import print_json
-    from vector_index import IndexDirectory
 
-    with IndexDirectory(index).open() as snapshot:
+    with _opened(index, store) as snapshot:
         problems = snapshot.verify()
         if json:
             print_json({"snapshot": snapshot.name, "problems": problems})
@@ -282,6 +330,53 @@ def verify(index: _Index, json: _Json = False) -> None:
             print("\n".join(problems) or f"{snapshot.name}: clean")
     if problems:
         raise typer.Exit(1)
+
+
+@contextmanager
+def _opened(index: Path | None, store: str | None) -> Iterator[stores.Snapshot]:
+    """The live snapshot of an index directory or, where none is given, of a store."""
+    from vector_index import IndexDirectory
+
+    if index is not None:
+        with IndexDirectory(index).open() as snapshot:
+            yield snapshot
+        return
+    there = _reached(_given(store))
+    assert there is not None
+    try:
+        yield there.open()
+    finally:
+        there.close()
+
+
+def _given(store: str | None) -> str:
+    if store is None:
+        raise typer.BadParameter("give an index directory or --store")
+    return store
+
+
+def _reached(address: str | None) -> MilvusStore | None:
+    """A store that answers; asked before anything is built for it."""
+    if address is None:
+        return None
+    from vector_index.milvus import MilvusStore
+
+    store = MilvusStore(address, token=os.environ.get("CROSSMODAL_STORE_TOKEN"), timeout=_PATIENCE)
+    store.current()
+    return store
+
+
+def _publish(index: Path, store: MilvusStore | None, kind: str, thumbnails: bool = True) -> str | None:
+    """Load the live snapshot of an index directory into a store; nothing where there is none."""
+    if store is None:
+        return None
+    from crossmodal.progress import progress
+    from vector_index import IndexDirectory
+
+    with IndexDirectory(index).change() as snapshot, progress("publishing") as report:
+        name = store.publish(snapshot, index_type=kind, thumbnails=thumbnails, progress=report)
+    store.close()
+    return name
 
 
 def _print_change(result: Any, json: bool) -> None:

@@ -69,7 +69,7 @@ def _record(action: str, key: object) -> None:
     import getpass
     import logging.config
 
-    from service import audit
+    from service import audit, logs
 
-    logging.config.dictConfig(audit.LOGGING)
+    logging.config.dictConfig(logs.settings())
     audit.record(action, who=f"user {getpass.getuser()}", result="done", key=str(key))

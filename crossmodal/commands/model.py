@@ -43,13 +43,17 @@ def export(
     ] = 0.01,
     accept_loss: Annotated[bool, typer.Option("--accept-loss", help="Export whatever is lost.")] = False,
     int8: Annotated[
-        bool, typer.Option("--int8", help="Also write towers with 8-bit weights: --precision int8.")
-    ] = False,
+        str | None,
+        typer.Option(
+            metavar="SOURCE", help="Also write 8-bit towers, scaled by these pictures and captions: --precision int8."
+        ),
+    ] = None,
     trust_pickle: Annotated[
         bool, typer.Option("--trust-pickle", help="Read weights that can hold a program (.bin, .pt); you trust them.")
     ] = False,
 ) -> None:
     """Write a model as a directory that serves without torch, with a card; judge it first where --data is given."""
+    from crossmodal.examples import examples_of
     from crossmodal.progress import progress
     from dual_encoder.export import export_model
     from training import release
@@ -62,4 +66,5 @@ def export(
                 most_loss=None if accept_loss else most_loss, made=release.made_of(model), on_progress=report,
             )  # fmt: skip
 
-        print(export_model(model, out, license, judge, int8=int8, trust_pickle=trust_pickle))
+        examples = examples_of(int8) if int8 is not None else None
+        print(export_model(model, out, license, judge, int8=examples, trust_pickle=trust_pickle))

@@ -9,7 +9,8 @@ import typer
 
 
 def search(
-    index: Annotated[Path, typer.Argument(help="The index directory.")],
+    index: Annotated[Path | None, typer.Argument(help="The index directory.")] = None,
+    store: Annotated[str | None, typer.Option(help="Where the index lies instead: milvus://HOST:PORT/NAME")] = None,
     text: Annotated[str | None, typer.Option(help="Words to search for.")] = None,
     image: Annotated[Path | None, typer.Option(help="A picture to search for.")] = None,
     target: Annotated[str, typer.Option(help="images or texts")] = "images",
@@ -31,7 +32,7 @@ def search(
         raise typer.BadParameter("give exactly one of --text and --image")
     if target not in ("images", "texts"):
         raise typer.BadParameter(f"{target!r} is not images or texts", param_hint="--target")
-    answer = _search(index, text, image, target, k, model, exact, filter, params)
+    answer = _search(index, store, text, image, target, k, model, exact, filter, params)
     if json:
         print_json(answer)
         return
@@ -42,7 +43,8 @@ def search(
 
 
 def _search(
-    index: Path,
+    index: Path | None,
+    store: str | None,
     text: str | None,
     image: Path | None,
     target: str,
@@ -74,7 +76,9 @@ def _search(
         except ValueError as error:
             raise ValueError(f"--{name}: not JSON: {error}") from None
     wanted = SearchRequest.model_validate(options)
-    engine = Engine(Settings(index=index, model=model), lazy=True)
+    given: dict[str, Any] = {"index": index, "store": store, "model": model}
+    settings = Settings(**{name: value for name, value in given.items() if value is not None})
+    engine = Engine(settings, lazy=True)
     try:
         found = asyncio.run(answer(engine, target, wanted, time.perf_counter(), picture))  # type: ignore[arg-type]
     finally:

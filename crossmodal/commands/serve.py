@@ -9,7 +9,8 @@ import typer
 
 
 def serve(
-    index: Annotated[Path, typer.Argument(help="The index directory.")],
+    index: Annotated[Path | None, typer.Argument(help="The index directory.")] = None,
+    store: Annotated[str | None, typer.Option(help="Where the index lies instead: milvus://HOST:PORT/NAME")] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 8000,
     workers: Annotated[int | None, typer.Option(help="Processes, which share the cores.", min=1)] = None,
@@ -25,8 +26,17 @@ def serve(
     from service.server import serve as run
     from service.settings import Settings
 
-    given: dict[str, Any] = {"model": model, "device": device, "runtime": runtime, "precision": precision}
+    given: dict[str, Any] = {
+        "index": index,
+        "store": store,
+        "model": model,
+        "device": device,
+        "runtime": runtime,
+        "precision": precision,
+    }
     given |= {"workers": workers, "insecure": insecure}
-    settings = Settings(index=index, **{name: value for name, value in given.items() if value is not None})
-    typer.echo(f"serving {index} on http://{host}:{port}", err=True)
+    settings = Settings(**{name: value for name, value in given.items() if value is not None})
+    if (settings.index is None) == (settings.store is None):
+        raise typer.BadParameter("give an index directory or a store (CROSSMODAL_STORE), one of them")
+    typer.echo(f"serving {settings.store or settings.index} on http://{host}:{port}", err=True)
     run(settings, host, port)

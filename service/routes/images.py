@@ -14,7 +14,7 @@ from service.errors import Problem
 from service.results import image_item
 from service.routes.shared import EngineOf
 from service.schemas import ImageItem
-from vector_index import Snapshot
+from vector_index.store import Snapshot
 
 router = APIRouter(prefix="/v1/images", tags=["pictures"])
 # What a browser may show in its place. An SVG or a page could carry a script; anything else is saved, not shown.

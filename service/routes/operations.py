@@ -10,7 +10,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from service.engine import Engine
 from service.errors import Problem
 from service.routes.shared import EngineOf
-from vector_index import VectorIndexError
+from vector_index import StoreUnavailable, VectorIndexError
 
 router = APIRouter(tags=["operations"])
 
@@ -26,6 +26,8 @@ async def reload(engine: EngineOf) -> dict[str, Any]:
     """Switch to the newest snapshot; one that cannot be served is refused, and the old one keeps serving."""
     try:
         changed = await engine.reload()
+    except StoreUnavailable:
+        raise
     except VectorIndexError as error:
         raise Problem(409, f"{error}; {engine.snapshot.name} keeps serving") from None
     return {**_describe(engine), "changed": changed}
@@ -44,6 +46,8 @@ async def readyz(request: Request, engine: EngineOf) -> dict[str, str]:
         raise Problem(503, "the service has been told to stop")
     if engine.stalled:
         raise Problem(503, f"{engine.busy_with} has not answered for {engine.busy_for:.0f} s")
+    if (seconds := engine.store.down_for) > engine.settings.stall_timeout:
+        raise Problem(503, f"the store has not answered for {seconds:.0f} s")
     return {"status": "ready", "snapshot": engine.snapshot.name}
 
 

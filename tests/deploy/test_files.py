@@ -25,6 +25,7 @@ VALUES: dict[str, list[str]] = {
     "defaults": [],
     "everything": ["--values", str(HERE / "values/everything.yaml")],
     "fetched": ["--values", str(HERE / "values/fetched.yaml")],
+    "stored": ["--values", str(HERE / "values/stored.yaml")],
     "ray": ["--values", str(HERE / "values/ray.yaml")],
 }
 
@@ -228,7 +229,14 @@ def test_chart_says_what_the_service_means(rendered: Path) -> None:
     announced, finished = float(told["CROSSMODAL_DRAIN_DELAY"]), float(told["CROSSMODAL_DRAIN_TIMEOUT"])
     assert announced >= 5
     assert pod["terminationGracePeriodSeconds"] >= announced + finished + 10
-    assert [mount["readOnly"] for mount in container["volumeMounts"] if mount["name"] == "index"] == [True]
+    stored = "CROSSMODAL_STORE" in told
+    assert [mount["readOnly"] for mount in container["volumeMounts"] if mount["name"] == "index"] == [True] * (
+        not stored
+    )
+    assert ("/index" in container["args"], any(v["name"] == "index" for v in pod["volumes"])) == (
+        not stored,
+        not stored,
+    )
     exposed = {
         path["path"]
         for part in parts
@@ -244,8 +252,33 @@ def test_chart_says_what_the_service_means(rendered: Path) -> None:
 
 def test_job_without_a_shared_volume_is_refused(helm: str) -> None:
     bad(
-        "job.enabled needs index.from=claim", helm, "template", "x", CHART, "--set", "index.from=fetch,job.enabled=true"
+        "job.enabled needs index.from=claim or store",
+        helm,
+        "template",
+        "x",
+        CHART,
+        "--set",
+        "index.from=fetch,job.enabled=true",
     )
+
+
+def test_a_store_that_nobody_can_reach_is_refused(helm: str) -> None:
+    stored = [helm, "template", "x", CHART, "--set", "index.from=store"]
+    bad("index.from=store needs index.store", *stored)
+    bad("index.from=store needs network.to", *stored, "--set", "index.store=milvus://db/photos")
+
+
+def test_job_publishes_to_the_store(helm: str) -> None:
+    for more in ([], ["--set", "job.ray.enabled=true"]):
+        text = good(helm, "template", "crossmodal", CHART, *VALUES["stored"], *more)
+        parts = [part for part in yaml.safe_load_all(text) if part]
+        [job] = [part["spec"] for part in parts if part["kind"] in ("Job", "RayJob")]
+        group = job["rayClusterSpec"]["headGroupSpec"] if more else job
+        [container] = group["template"]["spec"]["containers"]
+        assert {"name": "CROSSMODAL_STORE", "value": "milvus://milvus.milvus.svc:19530/photos"} in container["env"]
+        assert container["envFrom"] == [{"secretRef": {"name": "crossmodal"}}]
+        [claim] = [part for part in parts if part["kind"] == "PersistentVolumeClaim"]
+        assert claim["spec"]["accessModes"] == ["ReadWriteOnce"]
 
 
 def test_ray_job(helm: str, tmp_path: Path) -> None:

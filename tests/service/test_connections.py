@@ -7,25 +7,37 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
+import uvicorn
+
+from service.app import create_app
+from service.connections import TimedProtocol
+from service.loop_lag import LoopLoad
+from service.refusals import REFUSALS
+from service.settings import Settings
 
 
 def start(index: Path, port: int, **settings: str) -> subprocess.Popen[str]:
     environment = {**os.environ, **{f"CROSSMODAL_{name.upper()}": value for name, value in settings.items()}}
     command = [sys.executable, "-m", "crossmodal", "serve", str(index), "--port", str(port)]
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    # Not a pipe: one that nobody reads stops a server that has much to complain of.
+    log = tempfile.TemporaryFile("w+")  # noqa: SIM115
+    process = subprocess.Popen(command, env=environment, stderr=log, text=True)
     until = time.monotonic() + 60
     while time.monotonic() < until:
         try:
             if httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=5).status_code == 200:
                 return process
         except httpx.TransportError:
-            assert process.poll() is None, process.communicate()[1]
+            log.seek(0)
+            assert process.poll() is None, log.read()
             time.sleep(0.05)
     process.kill()
     pytest.fail("not ready in 60 s")
@@ -179,3 +191,41 @@ def test_keep_alive_goes_on_after_answers_of_every_kind(port: int) -> None:
             assert client.get("/nowhere").status_code == 404
             assert client.post("/v1/search/images", content=b"{").status_code == 400
             time.sleep(0.6)  # the head's time starts anew with every answer
+
+
+def test_what_the_loop_has_no_time_for_is_refused_at_its_head(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = create_app(Settings(index=index))
+    busy = [True]
+    monkeypatch.setattr(LoopLoad, "full", property(lambda self: busy[0]))
+    monkeypatch.setattr(TimedProtocol, "load", app.state.load)
+    port = free_port()
+    config = uvicorn.Config(app, http=TimedProtocol, loop="uvloop", port=port, log_level="error")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        until = time.monotonic() + 30
+        while not server.started and time.monotonic() < until:
+            time.sleep(0.02)
+        body = {"query": {"text": "a red star"}}
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
+            before = REFUSALS.labels("loop")._value.get()
+            for _ in range(2):  # a connection's first request, and one after it
+                refused = client.post("/v1/search/images", json=body, headers={"X-Request-ID": "mine"})
+                assert refused.status_code == 503
+                assert refused.headers["content-type"] == "application/problem+json"
+                assert refused.headers["x-request-id"] == refused.json()["request_id"] == "mine"
+                assert int(refused.headers["retry-after"]) > 0
+            assert REFUSALS.labels("loop")._value.get() == before + 2
+            assert client.get("/readyz").status_code == 200
+            busy[0] = False
+            assert client.post("/v1/search/images", json=body).status_code == 200
+            busy[0] = True
+            assert client.post("/v1/search/images", content=b"x" * 300_000).status_code == 503
+            assert client.get("/readyz").status_code == 200
+            with connect(port) as old:
+                old.sendall(b"POST /v1/search/images HTTP/1.0\r\nContent-Length: 1\r\n\r\nx")
+                assert until_closed(old)[0].startswith(b"HTTP/1.1 503 ")
+    finally:
+        server.should_exit = True
+        thread.join(30)

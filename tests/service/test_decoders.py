@@ -72,7 +72,7 @@ def do_while_decoding(decoder: DecoderProcess, number: int) -> None:
             time.sleep(0.002)
         os.kill(decoder.pid, number)
 
-    threading.Thread(target=act).start()
+    threading.Thread(target=act, daemon=True).start()
 
 
 def _state(pid: int) -> str:

@@ -137,8 +137,8 @@ def test_a_stuck_encoder_is_seen_and_gives_503(index: Path) -> None:
     app = create_app(Settings(index=index, stall_timeout=0.2, request_timeout=0.5))
     with TestClient(app) as client:
         engine, gate = app.state.engine, threading.Event()
-        encode = engine.encoder.encode_tokens
-        engine.encoder.encode_tokens = lambda tokens: (gate.wait(10), encode(tokens))[1]
+        encode = engine.encoder.encode_rows
+        engine.encoder.encode_rows = lambda rows: (gate.wait(10), encode(rows))[1]  # type: ignore[method-assign]
         assert client.get("/readyz").status_code == 200
         assert client.get("/v1/search/images?text=x").status_code == 503
         assert client.get("/readyz").status_code == 503

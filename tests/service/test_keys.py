@@ -126,7 +126,7 @@ def test_the_command_line(path: Path) -> None:
     assert made.returncode == 0, made.stderr
     text = made.stdout.strip()
     audit = json.loads(made.stderr)
-    assert audit["audit"] == "keys.create"
+    assert audit["event"] == "keys.create"
     assert audit["key"] == f"{text[:12]} (shop)"
     assert text not in made.stderr
     listed = crossmodal("list", "--file", path)
@@ -137,7 +137,7 @@ def test_the_command_line(path: Path) -> None:
     assert "sha256" not in shown[0]
     gone = crossmodal("revoke", text[:12], "--file", path)
     assert gone.returncode == 0
-    assert json.loads(gone.stderr)["audit"] == "keys.revoke"
+    assert json.loads(gone.stderr)["event"] == "keys.revoke"
     assert keys.read(path) == []
 
 

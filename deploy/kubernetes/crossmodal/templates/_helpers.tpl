@@ -22,6 +22,13 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- .Values.index.claim.existing | default (printf "%s-index" (include "crossmodal.name" .)) }}
 {{- end }}
 
+{{- define "crossmodal.store" -}}
+{{- if eq .Values.index.from "store" }}
+{{- if not .Values.index.store }}{{ fail "index.from=store needs index.store: milvus://HOST:PORT/NAME" }}{{ end }}
+{{- .Values.index.store }}
+{{- end }}
+{{- end }}
+
 {{- define "crossmodal.podSecurity" -}}
 runAsNonRoot: true
 runAsUser: 10001

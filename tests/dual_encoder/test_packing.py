@@ -1,0 +1,106 @@
+"""Texts share rows, in few shapes, and are told from one another: nothing of that changes a vector."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import dual_encoder
+from dual_encoder import DualEncoder, ModelError, load_encoder
+from dual_encoder.packing import _LENGTHS, _ROWS, LARGEST, TextTower, pack
+
+_CONTEXT = 77
+_END = 500
+_TEXTS = st.lists(
+    st.lists(st.integers(1, _END - 1), max_size=_CONTEXT - 1).map(lambda ids: np.array([*ids, _END], np.int64)),
+    min_size=1,
+    max_size=40,
+)
+
+
+@given(_TEXTS, st.sampled_from([LARGEST, _END]))
+def test_every_text_lies_whole_in_one_row(texts: list[np.ndarray], end: int | str) -> None:
+    found: dict[int, list[int]] = {}
+    for tokens, positions, which, ends in pack(texts, _CONTEXT, end):
+        assert tokens.shape == positions.shape
+        assert len(tokens) <= _ROWS
+        assert tokens.shape[1] in (*_LENGTHS, _CONTEXT)
+        used = np.zeros(tokens.size, dtype=int)
+        for text, place in zip(which, ends, strict=True):
+            length = len(texts[text])
+            cells = slice(place - length + 1, place + 1)
+            assert (place - length + 1) // tokens.shape[1] == place // tokens.shape[1]
+            assert positions.reshape(-1)[cells].tolist() == list(range(length))
+            found[text] = tokens.reshape(-1)[cells].tolist()
+            used[cells] += 1
+        assert used.max() <= 1
+        assert not tokens.reshape(-1)[used == 0].any()
+        assert not positions.reshape(-1)[used == 0].any()
+    assert [found[i] for i in range(len(texts))] == [text.tolist() for text in texts]
+
+
+def test_little_is_padding() -> None:
+    rng = np.random.default_rng(0)
+    for count in (10, 20, 200):
+        texts = [np.ones(length, np.int64) for length in rng.integers(5, 25, count)]
+        positions = sum(call.tokens.size for call in pack(texts, _CONTEXT, LARGEST))
+        assert positions < 1.1 * sum(map(len, texts))
+    assert [call.tokens.shape for call in pack([np.ones(11, np.int64)], _CONTEXT, LARGEST)] == [(1, 12)]
+
+
+def test_a_text_that_holds_the_end_is_read_at_the_first() -> None:
+    text = np.array([400, 3, _END, 4, _END], np.int64)
+    for end in (LARGEST, _END):
+        (call,) = pack([text], _CONTEXT, end)
+        assert call.ends == [2]
+
+
+def test_a_tower_that_is_not_causal_gets_whole_contexts() -> None:
+    seen: list[tuple[int, ...]] = []
+
+    def tower(tokens: np.ndarray) -> np.ndarray:
+        seen.append(tokens.shape)
+        return tokens[:, :2].astype(np.float32)
+
+    texts = [np.array([i + 1, 7], np.int64) for i in range(21)]
+    assert TextTower(tower, 16, None)(texts)[:, 0].tolist() == list(range(1, 22))
+    assert seen == [(16, 16), (4, 16), (1, 16)]
+
+
+def test_packed_texts_give_what_each_gives_alone(encoder: DualEncoder) -> None:
+    texts = [" ".join(["a red star", "红色"][i % 2] for _ in range(1 + i % 13)) for i in range(70)]
+    alone = np.concatenate([encoder.encode_texts([text]) for text in texts])
+    together = encoder.encode_texts(texts)
+    assert (alone * together).sum(axis=1).min() > 0.999
+
+
+def test_pictures_come_in_few_counts(encoder: DualEncoder) -> None:
+    pixels = np.zeros((13, 3, *encoder.image_size), np.float32)
+    assert encoder.encode_pixels(pixels).shape == (13, encoder.dim)
+
+
+def test_an_older_export_is_refused(tmp_path: Path) -> None:
+    old = tmp_path / "old"
+    shutil.copytree(Path(dual_encoder.__file__).parent / "tiny", old)
+    facts = json.loads((old / "model.json").read_text())
+    del facts["format"]
+    (old / "model.json").write_text(json.dumps(facts))
+    with pytest.raises(ModelError, match="exported by another version of crossmodal: export the model again"):
+        load_encoder(str(old), lazy=True)
+
+
+def test_streams_encode_at_once() -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    encoder = load_encoder("tiny", streams=2, threads=2)
+    texts = [f"a {colour} {shape}" for colour in ("red", "blue") for shape in ("star", "ring", "cross")]
+    wanted = encoder.encode_texts(texts)
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(lambda _: encoder.encode_texts(texts), range(40)):
+            np.testing.assert_allclose(found, wanted, atol=1e-5)

@@ -47,7 +47,7 @@ def new_index(kind: str, dim: int) -> Any:
         BadIndexType: as `check_index_type` says.
     """
     faiss = load_faiss()
-    # Before it is made: a hundred million empty lists take a minute and gigabytes.
+    # Before it is made: a hundred million empty lists take long and much memory.
     if any(
         int(count) * {"": 1, "k": 1 << 10, "M": 1 << 20}[unit] > _LARGEST_NLIST for count, unit in _NLIST.findall(kind)
     ):

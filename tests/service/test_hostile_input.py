@@ -146,7 +146,7 @@ def test_polyglots_and_what_is_no_picture(client: httpx.Client, name: str) -> No
     said(picture(client, data), *statuses)
 
 
-EACH = 120  # damaged files a format
+EACH = 60  # damaged files a format
 
 
 def damaged(seed: int) -> list[tuple[str, bytes]]:
@@ -173,9 +173,9 @@ def damaged(seed: int) -> list[tuple[str, bytes]]:
     return files
 
 
-def test_thousands_of_damaged_pictures_are_answered_200_or_422(live_server: str) -> None:
+def test_a_thousand_damaged_pictures_are_answered_200_or_422(live_server: str) -> None:
     files = damaged(seed=20)
-    assert len(files) > 2000
+    assert len(files) > 1000
     seen: Counter[int] = Counter()
 
     async def main() -> None:
@@ -198,8 +198,8 @@ def test_thousands_of_damaged_pictures_are_answered_200_or_422(live_server: str)
             await asyncio.gather(*(work() for _ in range(4)))
 
     asyncio.run(main())
-    assert seen[200] > 200
-    assert seen[422] > 500
+    assert seen[200] > 100
+    assert seen[422] > 250
 
 
 FORM = {"Content-Type": "multipart/form-data; boundary=8f1c2b7e6d5a"}

@@ -24,7 +24,7 @@ from service.settings import Settings
 from vector_index import IndexDirectory
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def app(index: Path) -> Iterator[FastAPI]:
     app = create_app(Settings(index=index))
     with TestClient(app):

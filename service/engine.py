@@ -28,6 +28,8 @@ from vector_index.store import Collection, Snapshot, Store, open_store
 Vector = NDArray[np.float32]
 T = TypeVar("T")
 
+READ_THROUGH = "_CROSSMODAL_READ_THROUGH"  # environment: the snapshot that the process above has read through already
+
 _QUERIES = 64  # most in one FAISS search
 _DEEP = 1000  # hits; a search for more takes long enough that others should not wait behind many of them
 _FEW = 8  # queries; more are a batch job, which lets others pass
@@ -101,7 +103,8 @@ class Engine:
 
     def _read_through(self, snapshot: Snapshot) -> Snapshot:
         self._checked(snapshot)
-        if self.settings.verify and (problems := snapshot.check_files()):
+        known = snapshot.name == os.environ.get(READ_THROUGH)
+        if self.settings.verify and not known and (problems := snapshot.check_files()):
             raise SnapshotCorrupt(f"{snapshot.name}: {'; '.join(problems)}")
         return snapshot
 

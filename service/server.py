@@ -34,7 +34,7 @@ def serve(settings: Settings, host: str, port: int) -> None:
     from service.access import check_exposure
     from service.app import create_app
     from service.connections import TimedProtocol
-    from service.engine import Engine
+    from service.engine import READ_THROUGH, Engine
     from service.lifecycle import supervise
 
     log_config = logs.settings(settings.log_format, settings.log_level)
@@ -56,6 +56,7 @@ def serve(settings: Settings, host: str, port: int) -> None:
         TimedProtocol.limit(settings, app.state.load)
         uvicorn.Server(uvicorn.Config(app, **options)).run(listeners)
         return
+    os.environ[READ_THROUGH] = engine.snapshot.name
     engine.close()
     del engine
     for name, value in settings.model_dump(mode="json", exclude_none=True).items():

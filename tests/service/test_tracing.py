@@ -19,6 +19,7 @@ from service.settings import Settings
 from service.tracing import Tracer
 from tests.service.conftest import Serve
 from tests.service.test_decoders import jpeg
+from tests.service.test_logs import ask_patiently
 
 CALLER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 UNSAMPLED = "00-1af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
@@ -52,15 +53,15 @@ def attributes(span: Any) -> dict[str, Any]:
 
 def test_spans_of_requests(serve: Serve, tmp_path: Path, collector: tuple[str, list[Any]]) -> None:
     endpoint, sent = collector
+    patient = {"CROSSMODAL_QUEUE_SECONDS": "60", "CROSSMODAL_REQUEST_TIMEOUT": "120"}
     standard = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_RESOURCE_ATTRIBUTES": "deployment.environment.name=test"}
     with (
-        serve(tmp_path / "log", CROSSMODAL_TRACES="true", CROSSMODAL_CACHE_BYTES="0", **standard) as url,
+        serve(tmp_path / "log", CROSSMODAL_TRACES="true", CROSSMODAL_CACHE_BYTES="0", **standard, **patient) as url,
         httpx.Client(base_url=url) as client,
     ):
 
         def ask(number: int) -> None:
-            body = {"query": {"text": f"star {number}"}}
-            client.post("/v1/search/images", json=body, headers={"X-Request-ID": f"asked-{number}"})
+            ask_patiently(client, f"star {number}", f"asked-{number}")
 
         with ThreadPoolExecutor(16) as pool:
             list(pool.map(ask, range(32)))

@@ -21,7 +21,7 @@ PLAN: dict[str, list[str]] = {
     "index": ["--small", "256", "--large", "96"],
     "peers": ["--seconds", "6"],
     "memory": ["--queries", "20000"],
-    "ann": ["--kinds", "IVFLISTS,SQ8", "HNSW32,SQ8"],
+    "ann": ["--rows", "100000", "--kinds", "IVFLISTS,SQ8", "HNSW32,SQ8"],
 }
 
 

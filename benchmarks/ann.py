@@ -33,49 +33,60 @@ K = 10
 BATCH = 32
 THREADS = 2
 JUDGES = 500
+GROWTH = 0.01  # of the corpus, added to it
 SELECTIVITIES = (0.5, 0.1, 0.01, 0.001, 0.0001)
 Search = Callable[[Floats], NDArray[np.int64]]
 
 
 def main() -> None:
     options = parser(__doc__)
-    options.add_argument("--rows", type=int, default=100_000)
+    options.add_argument(
+        "--rows",
+        type=int,
+        nargs="+",
+        default=[100_000],
+        help="sizes; of all but the first, auto and exact search alone",
+    )
     options.add_argument("--kinds", nargs="*", help="strings of index_factory; LISTS stands for a number that suits")
     options.add_argument("--target-recall", type=float, default=0.95)
     options.add_argument("--no-peers", dest="peers", action="store_false", help="leave usearch and hnswlib out")
     options.add_argument("--plot", type=Path, help="draw recall against milliseconds; needs matplotlib")
     given = options.parse_args()
-    seen = {**report.conditions(), "rows": given.rows, "target_recall": given.target_recall}
-    vectors = stored(given.folder, given.rows, given.seed)
-    bench = Bench(vectors, given.seed, given.target_recall, given.seconds / 10)
+    seen = {**report.conditions(), "target_recall": given.target_recall}
     rows: list[dict[str, Any]] = []
+    curves: dict[str, Any] = {}  # of the first size
 
     def note(*more: dict[str, Any]) -> None:
-        rows.extend({"rows": given.rows, **row} for row in more)
         for row in more:
-            print(json.dumps({name: value for name, value in row.items() if name != "curve"}), flush=True)
+            curve = row.pop("curve", None)
+            if curve and count == given.rows[0]:
+                curves[row["kind"]] = curve
+            rows.append({"rows": count, **row})
+            print(json.dumps(rows[-1]), flush=True)
 
-    note(bench.exact())
-    auto, filtered = bench.auto(given.folder)
-    note(auto, *filtered)
-    lists = tuning.list_count(given.rows)
-    names = given.kinds if given.kinds is not None else DEFAULT
-    for kind in names:
-        note(bench.kind(kind.replace("LISTS", str(lists))))
-    if given.kinds is None:
-        note(bench.default_ivf(lists))
-    if given.peers:
-        for peer in (bench.usearch("i8"), bench.usearch("f16"), bench.hnswlib()):
+    for count in given.rows:
+        bench = Bench(stored(given.folder, count, given.seed), given.seed, given.target_recall, given.seconds / 10)
+        note(bench.exact())
+        auto, filtered = bench.auto(given.folder)
+        note(auto, *filtered)
+        if count != given.rows[0]:
+            continue
+        lists = tuning.list_count(count)
+        names = given.kinds if given.kinds is not None else DEFAULT
+        for kind in names:
+            note(bench.kind(kind.replace("LISTS", str(lists))))
+        if given.kinds is None:
+            note(bench.default_ivf(lists))
+        for peer in (bench.usearch("i8"), bench.usearch("f16"), bench.hnswlib()) if given.peers else ():
             row = peer(auto["recall texts"])
             row["auto × its batch"] = auto["batch q/s"] / row["batch q/s"]
             row["auto × its single"] = auto["single q/s"] / row["single q/s"]
             row["auto × its memory"] = auto["in memory"] / row["in memory"]
             note(row)
     seen["load_average_after"] = report.conditions()["load_average"]
-    curves = {row["kind"]: row.pop("curve") for row in rows if "curve" in row}
     report.save("ann", seen, rows, given.out, curves=curves)
     if given.plot:
-        draw(curves, given.rows, given.plot)
+        draw(curves, given.rows[0], given.plot)
 
 
 DEFAULT = (
@@ -165,7 +176,7 @@ class Bench:
                 path = snapshot.path / "images.faiss"
                 size = {
                     "bytes/vector": path.stat().st_size / len(self.vectors),
-                    "in memory": tuning.held_bytes(images.index, path) / len(self.vectors),
+                    "in memory": tuning.held_bytes(images.segments[0].index, path) / len(self.vectors),
                 }
                 search: Search = lambda queries: images.search(queries, K, modality="texts")[1]  # noqa: E731
                 row = {
@@ -178,20 +189,25 @@ class Bench:
                     "curve": {name: [[each.recall_at_10, each.ms] for each in point.curve]
                               for name, point in stamp.queries.items()},
                 }  # fmt: skip
-                return row, [self._filtered(images, share) for share in SELECTIVITIES]
+                filtered = [self._filtered(images, share) for share in SELECTIVITIES]
+            # The same pictures under other names: what is written costs what others would.
+            grown = in_child(partial(_publish, self.vectors.filename, self.captions, self.target, Path(out), GROWTH))  # type: ignore[attr-defined]
+            row["1 % more s"] = grown["build s"]
+            row["1 % more / build"] = grown["build s"] / built["build s"]
+            return row, filtered
 
     def _filtered(self, images: Any, share: float) -> dict[str, Any]:
         where = Filter.parse({"place": {"$lt": share}}, images.schema)
         began = time.perf_counter()
-        selected = images.select(where)
+        selected = images.live(where)
         first = (time.perf_counter() - began) * 1e3
         row: dict[str, Any] = {
             "kind": "auto, filtered",
             "filter": f"{share:.2%}",
-            "rows kept": selected.count,
+            "rows kept": len(selected),
             "filter ms": first,
         }
-        kept = np.ascontiguousarray(self.vectors[selected.rows]) if selected.count <= 200_000 else None
+        kept = np.ascontiguousarray(self.vectors[selected]) if len(selected) <= 200_000 else None
         for name, each in self.asked.items():
             few = each[:100]
             if kept is not None:
@@ -375,22 +391,27 @@ def _write(kind: str, vectors: str, path: Path) -> None:
         raise ValueError("too few vectors")
 
 
-def _publish(name: str, captions: Floats, target: Target, out: Path) -> None:
+def _publish(name: str, captions: Floats, target: Target, out: Path, share: float | None = None) -> None:
+    """A snapshot of all; with a `share`, of what is there and so much more."""
     vectors = np.load(name, mmap_mode="r")
+    kind = ""
+    if share is not None:
+        kind, vectors, captions = "more", vectors[: int(share * len(vectors))], captions[: int(share * len(captions))]
     place = np.random.default_rng(9).random(len(vectors))
     stamp = ModelStamp(reference="synthetic", fingerprint="0" * 64, dim=vectors.shape[1])
     directory = IndexDirectory(out)
+    base = directory.open() if share is not None else None
     with directory.lock(), SnapshotWriter(
-        directory, model=stamp, source="synthetic", target_recall=target.recall, memory=target.memory
+        directory, model=stamp, source="synthetic", target_recall=target.recall, memory=target.memory, base=base
     ) as writer:  # fmt: skip
         for start in range(0, len(vectors), CHUNK):
             chunk = vectors[start : start + CHUNK]
             rows = range(start, start + len(chunk))
-            columns = {"id": [f"{row:09d}" for row in rows], "uri": [f"{row}.jpg" for row in rows],
+            columns = {"id": [f"{kind}{row:09d}" for row in rows], "uri": [f"{kind}{row}.jpg" for row in rows],
                        "place": place[start : start + len(chunk)]}  # fmt: skip
             writer.add_images(pa.record_batch(columns), chunk)
-        texts = {"id": [f"t{row}" for row in range(len(captions))], "text": ["" for _ in captions],
-                 "image_ids": [[f"{row:09d}"] for row in range(len(captions))]}  # fmt: skip
+        texts = {"id": [f"t{kind}{row}" for row in range(len(captions))], "text": ["" for _ in captions],
+                 "image_ids": [[f"{kind}{row:09d}"] for row in range(len(captions))]}  # fmt: skip
         writer.add_texts(pa.record_batch(texts), captions)
         writer.publish()
 

@@ -108,6 +108,8 @@ class TimedProtocol(HttpToolsProtocol):
         own = {"Content-Type": MEDIA_TYPE, "Content-Length": str(len(body)), "X-Request-ID": request_id}
         headers = {**own, **ON_FAILURE, **more}
         head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        if self.parser.get_method() == b"HEAD":
+            body = b""
         self.transport.write(f"HTTP/1.1 {status}\r\n{head}\r\n".encode() + body)
 
     def shutdown(self) -> None:

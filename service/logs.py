@@ -5,8 +5,10 @@ Lines hold no keys, no bodies and no query strings, but where `CROSSMODAL_LOG_QU
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
+import threading
 from contextvars import ContextVar
 from typing import Any, Literal
 
@@ -21,7 +23,7 @@ REQUEST_ID: ContextVar[str | None] = ContextVar("request_id", default=None)
 
 
 def logger(name: str) -> structlog.stdlib.BoundLogger:
-    """Events with fields: `logger("crossmodal.x").info("what happened", field=value)`; nothing until `set_up`."""
+    """Events with fields: `logger("crossmodal.x").info("what happened", field=value)`."""
     return structlog.wrap_logger(  # type: ignore[no-any-return]
         logging.getLogger(name),
         processors=[structlog.stdlib.filter_by_level, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
@@ -43,6 +45,18 @@ def settings(form: Form = "auto", level: Level = "info") -> dict[str, Any]:
             "crossmodal.audit": {"level": "INFO"},
         },
     }
+
+
+def catch_all() -> None:
+    """Warnings and what ends a thread become events too."""
+    logging.captureWarnings(True)
+    log = logger("crossmodal.thread")
+
+    def ended(args: threading.ExceptHookArgs) -> None:
+        error = args.exc_value or args.exc_type()
+        log.error("a thread has ended", thread=args.thread.name if args.thread else None, exc_info=error)
+
+    threading.excepthook = ended
 
 
 def formatter(form: Form = "auto") -> logging.Formatter:
@@ -74,4 +88,7 @@ def _request_id(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
 
 
 def _json(_: WrappedLogger, __: str, event: EventDict) -> str:
-    return orjson.dumps(event, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+    try:
+        return orjson.dumps(event, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+    except orjson.JSONEncodeError:  # half of a pair of surrogates, as names of files may have
+        return json.dumps(event, default=str)

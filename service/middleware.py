@@ -107,6 +107,8 @@ class RequestGuard:
         counts = scope["path"].startswith("/v1/")
         self.load.requests += counts
         try:
+            if counts and self.load.full:  # what the connection lets through: other spellings of the path, pipelines
+                raise _Refused(503, "loop", "the service is too busy: try again later")
             self.load.begun += counts
             seconds = self._seconds(headers.get(b"x-request-timeout"))
             if scope["path"] == _UNTIMED:

@@ -132,7 +132,10 @@ def _policies(items: tuple[RateLimitItem, ...]) -> bytes:
 
 
 def _name(item: RateLimitItem, items: Sequence[RateLimitItem]) -> bytes:
-    return b'"%b"' % (item.GRANULARITY.name.encode() if len(items) > 1 else b"default")
+    if len(items) == 1:
+        return b'"default"'
+    several = b"%d" % item.multiples if item.multiples > 1 else b""
+    return b'"%b%b"' % (several, item.GRANULARITY.name.encode())
 
 
 def _redis(url: str) -> Any:

@@ -6,6 +6,8 @@ import json
 import logging.config
 import os
 import socket
+import sys
+import time
 from typing import Any
 
 from fastapi import FastAPI
@@ -14,6 +16,7 @@ from service import logs
 from service.settings import Settings
 
 _ACCEPTED = 64  # connections a round of the event loop
+_PAUSE = 5.0  # seconds between attempts to replace a worker by one that cannot start
 _START = 120  # seconds that a worker may take until it serves, in a graceful restart
 _UVICORN: dict[str, Any] = {
     "loop": "uvloop",
@@ -39,6 +42,7 @@ def serve(settings: Settings, host: str, port: int) -> None:
 
     log_config = logs.settings(settings.log_format, settings.log_level)
     logging.config.dictConfig(log_config)
+    logs.catch_all()
     check_exposure(settings, host)
     listeners = _listen(host, port)  # before the model is loaded, which takes its time
     proxies = settings.trusted_proxies
@@ -62,14 +66,53 @@ def serve(settings: Settings, host: str, port: int) -> None:
     for name, value in settings.model_dump(mode="json", exclude_none=True).items():
         os.environ[f"CROSSMODAL_{name.upper()}"] = value if isinstance(value, str) else json.dumps(value)
     config = uvicorn.Config("service.server:worker", factory=True, workers=settings.workers, **options)
-    _supervisor(config, listeners).run()
+    supervisor = _supervisor(config, listeners)
+    supervisor.run()
+    if supervisor.failed:
+        sys.exit(1)
 
 
 def _supervisor(config: Any, listeners: list[socket.socket]) -> Any:
-    """uvicorn's own: it replaces a worker that has ended, and all of them, one after the other, on SIGHUP."""
+    """uvicorn's own: it replaces a worker that has ended, and all of them, one after the other, on SIGHUP.
+
+    `failed` says whether it has ended because none could start.
+    """
+    from uvicorn.config import STARTUP_FAILURE
     from uvicorn.supervisors import Multiprocess
+    from uvicorn.supervisors.multiprocess import Process
+
+    from service.engine import READ_THROUGH
 
     class Supervisor(Multiprocess):
+        failed = False
+        again = 0.0  # when one that could not start is tried again
+
+        def init_processes(self) -> None:
+            super().init_processes()
+            del os.environ[READ_THROUGH]  # much later ones look for themselves
+
+        def keep_subprocess_alive(self) -> None:
+            # uvicorn ends with the first that cannot start, though others serve: the live snapshot may have been
+            # damaged since, or a store be down for a while.
+            patience = config.timeout_worker_healthcheck
+            for place, process in enumerate(self.processes):
+                if self.should_exit.is_set():
+                    return
+                if process.is_alive(timeout=patience):
+                    continue
+                process.kill()
+                process.join()
+                if process.exitcode == STARTUP_FAILURE:
+                    if not any(other.is_alive(timeout=patience) for other in self.processes if other is not process):
+                        self.failed = True
+                        self.should_exit.set()
+                        return
+                    if time.monotonic() < self.again:
+                        continue
+                    self.again = time.monotonic() + _PAUSE
+                self.processes[place] = Process(config, self.sockets)
+                self.processes[place].start()
+
         def restart_all(self) -> None:
             # uvicorn waits as long for a new worker as for the answer to a ping, and while it pings one, sees no other.
             ping, config.timeout_worker_healthcheck = config.timeout_worker_healthcheck, _START
@@ -87,6 +130,7 @@ def worker() -> FastAPI:
     from service.connections import TimedProtocol
     from service.lifecycle import supervise
 
+    logs.catch_all()
     settings = Settings()
     app = supervise(create_app(settings), settings)
     TimedProtocol.limit(settings, app.state.load)

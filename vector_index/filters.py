@@ -191,7 +191,19 @@ def _values_hold(values: Any, operator: str, value: Any) -> Mask:
         return _mask(pc.is_in(values, value_set=_array(value, kind)))
     if operator == "$eq":
         return _mask(pc.is_in(values, value_set=_array([value], kind)))
-    return _mask(_COMPARE[operator](values, _bound(value, kind)))
+    if pa.types.is_integer(kind):
+        return _whole_numbers_hold(values, operator, value)
+    return _mask(_COMPARE[operator](values, value if isinstance(value, str) else pa.scalar(float(value))))
+
+
+def _whole_numbers_hold(values: Any, operator: str, value: float) -> Mask:
+    """A comparison of whole numbers with any number: with a fraction as Arrow has it, large ones would not compare."""
+    bound = math.floor(value) if operator in ("$gt", "$lte") else math.ceil(value)
+    limits = np.iinfo(values.type.to_pandas_dtype())
+    if limits.min <= bound <= limits.max:
+        return _mask(_COMPARE[operator](values, pa.scalar(bound, values.type)))
+    every = (bound > 0) == (operator in ("$lt", "$lte"))
+    return _mask(values.is_valid()) if every else np.zeros(len(values), np.bool_)
 
 
 def _array(values: list[Any], kind: pa.DataType) -> Any:
@@ -200,14 +212,10 @@ def _array(values: list[Any], kind: pa.DataType) -> Any:
         values = [int(value) for value in values if value == int(value) and -(2**63) <= value < 2**63]
         return pa.array(values, pa.int64()).cast(kind, safe=False)
     if pa.types.is_floating(kind):
-        return pa.array([float(value) for value in values], pa.float64()).cast(kind, safe=False)
+        numbers = [float(value) for value in values]
+        zeros = [0.0, -0.0] if 0.0 in numbers else []  # equal, but not the same to Arrow
+        return pa.array(numbers + zeros, pa.float64()).cast(kind, safe=False)
     return pa.array(values, kind)
-
-
-def _bound(value: Any, kind: pa.DataType) -> Any:
-    if isinstance(value, str) or (pa.types.is_integer(kind) and isinstance(value, int) and -(2**63) <= value < 2**63):
-        return value
-    return pa.scalar(float(value))
 
 
 def _mask(found: Any) -> Mask:

@@ -127,7 +127,7 @@ def _table() -> MappedTable:
     rows = [
         {"id": f"i{n}", "year": None if n % 7 == 0 else 1990 + n % 5, "score": None if n % 5 == 0 else n / 4 - 2,
          "licence": [None, "CC0", "CC-BY", "雨"][n % 4], "free": [True, False, None][n % 3],
-         "tags": [None, [], ["a"], ["a", "b"], ["b", None]][n % 5], "small": n, "sizes": [n, -n], "taken": None}
+         "tags": [None, [], ["a"], ["a", "b"], ["b", None]][n % 5], "small": n, "sizes": [n, -n, 2**63 - 1 - n], "taken": None}
         for n in range(60)
     ]  # fmt: skip
     path = _folder() / "t.arrow"

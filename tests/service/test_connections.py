@@ -223,6 +223,9 @@ def test_what_the_loop_has_no_time_for_is_refused_at_its_head(index: Path, monke
             busy[0] = True
             assert client.post("/v1/search/images", content=b"x" * 300_000).status_code == 503
             assert client.get("/readyz").status_code == 200
+            assert client.head("/v1/search/images").status_code == 503  # without a body, or the next would be misread
+            assert client.post("/%761/search/images", json=body).status_code == 503
+            assert client.get("/readyz").status_code == 200
             with connect(port) as old:
                 old.sendall(b"POST /v1/search/images HTTP/1.0\r\nContent-Length: 1\r\n\r\nx")
                 assert until_closed(old)[0].startswith(b"HTTP/1.1 503 ")

@@ -200,6 +200,30 @@ def test_of_several_workers_the_wedged_one_is_replaced(tmp_path: Path, index: Pa
     assert server.process.returncode in (0, -signal.SIGTERM)
 
 
+def test_a_worker_that_cannot_be_replaced_leaves_the_others_serving(tmp_path: Path, index: Path) -> None:
+    import shutil
+
+    own = tmp_path / "index"
+    shutil.copytree(index, own)
+    server = Server(tmp_path, own, workers="2", watch_seconds="0")
+    try:
+        killed, left = sorted(_children(server.process.pid))
+        current = (own / "CURRENT").read_text()
+        (own / "CURRENT").write_text("none\n")
+        os.kill(killed, signal.SIGKILL)
+        time.sleep(4)  # one that cannot start has been tried
+        assert server.process.poll() is None
+        assert left in _children(server.process.pid)
+        assert [server.search(f"star {n}").status_code for n in range(4)] == [200] * 4
+        (own / "CURRENT").write_text(current)
+        until = time.monotonic() + 60
+        while len(_children(server.process.pid)) < 2 and time.monotonic() < until:
+            time.sleep(0.1)
+        assert len(_children(server.process.pid) - {killed}) == 2
+    finally:
+        server.stop()
+
+
 def _children(pid: int) -> set[int]:
     """The workers: not multiprocessing's own helper."""
     import psutil

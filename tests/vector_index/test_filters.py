@@ -18,18 +18,22 @@ from vector_index.tables import MappedTable, TableWriter
 ROWS: list[dict[str, Any]] = [
     {"id": f"i{n}", "year": None if n % 7 == 0 else 1990 + n % 5, "score": None if n % 5 == 0 else n / 4 - 2,
      "licence": [None, "CC0", "CC-BY", "雨"][n % 4], "free": [True, False, None][n % 3],
-     "tags": [None, [], ["a"], ["a", "b"], ["b", None]][n % 5]}
+     "tags": [None, [], ["a"], ["a", "b"], ["b", None]][n % 5],
+     "taken_ns": [2**53 + 1, 2**63 - 1, -(2**63), 1_650_000_000_000_000_001, None, 0][n % 6],
+     "weight": [0.0, -0.0, 1.5, None][n % 4]}
     for n in range(60)
 ]  # fmt: skip
 SCHEMA = pa.schema(
     [("id", pa.string()), ("year", pa.int32()), ("score", pa.float64()), ("licence", pa.string()), ("free", pa.bool_()),
-     ("tags", pa.list_(pa.string()))]
+     ("tags", pa.list_(pa.string())), ("taken_ns", pa.int64()), ("weight", pa.float32())]
 )  # fmt: skip
 VALUES: dict[str, list[Any]] = {
     "year": [1990, 1992, 1994, 2000, 1991.5, 1991.0, 10**30, -(10**30)],
     "score": [-2, 0.25, 5, 100],
     "licence": ["CC0", "CC-BY", "雨", "", "zzz"],
     "tags": ["a", "b", "c"],
+    "taken_ns": [2**53, 2**53 + 1, 2.0**53, 0.5, -0.5, 1.65e18, 2**63 - 1, 2**63, 2**64, -(2**63), -1e300, 1e300],
+    "weight": [0, -0.0, 1.5],
 }
 
 
@@ -126,7 +130,7 @@ def nested(depth: int) -> dict[str, Any]:
     [
         ({}, "an object with a condition"),
         ([], "an object with a condition"),
-        ({"yaer": 1990}, "no column 'yaer'; there are id, year, score, licence, free, tags"),
+        ({"yaer": 1990}, "no column 'yaer'; there are id, year, score, licence, free, tags, taken_ns, weight"),
         ({"$nor": []}, r"unknown operator \$nor"),
         ({"year": {"$regex": "x"}}, r"year: unknown operator '\$regex'; use \$eq"),
         ({"year": {}}, "year: no condition"),

@@ -64,8 +64,7 @@ class OpenVinoRuntime:
         if precision == "int8":
             paths = [int8_path(directory, tower) for tower in TOWERS]
             if not all(path.is_file() for path in paths):
-                how = "`crossmodal model export … --int8 PICTURES` writes them"
-                raise ModelError(f"precision int8: {directory} has no 8-bit towers; {how}")
+                raise no_int8(directory)
         options = {
             "INFERENCE_PRECISION_HINT": "bf16" if whole == "bf16" else "f32",
             "NUM_STREAMS": str(streams),
@@ -95,6 +94,12 @@ def int8_path(directory: Path, tower: str) -> Path:
     return directory / f"{tower}.int8.xml"
 
 
+def no_int8(directory: Path) -> ModelError:
+    """What is raised where 8-bit towers are asked for and there are none."""
+    how = "`crossmodal model export … --int8 PICTURES` writes them"
+    return ModelError(f"precision int8: {directory} has no 8-bit towers; {how}")
+
+
 class _Tower:
     """One ONNX file, compiled on first use; called with its inputs from as many threads as there are streams."""
 
@@ -108,12 +113,13 @@ class _Tower:
             if self._idle is None:
                 try:
                     model = core().compile_model(self._path, "CPU", self._options)
+                    idle: LifoQueue[Any] = LifoQueue()
+                    for _ in range(self._streams):
+                        idle.put(model.create_infer_request())
                 except RuntimeError as error:
                     why = str(error).splitlines()[-1][:200]
                     raise ModelError(f"{self._path}: OpenVINO cannot load the model: {why}") from None
-                self._idle = LifoQueue()
-                for _ in range(self._streams):
-                    self._idle.put(model.create_infer_request())
+                self._idle = idle
             return self._idle
 
     def __call__(self, *inputs: NDArray[Any]) -> NDArray[np.float32]:

@@ -1,7 +1,15 @@
 """The runtime beside others in one process."""
 
+from __future__ import annotations
+
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dual_encoder import ModelError, openvino_runtime
 
 LET_GO_ELSEWHERE = """
 import gc, os, signal, threading
@@ -24,3 +32,20 @@ def test_a_signal_after_an_encoder_was_let_go_on_another_thread() -> None:
     """OpenVINO gives the thread that first uses it a stack for signals, and takes it away on whichever is the last."""
     done = subprocess.run([sys.executable, "-c", LET_GO_ELSEWHERE], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout) == (0, "alive\n"), done.stderr[-500:]
+
+
+def test_a_tower_that_could_not_be_readied_says_so_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Were it taken for ready, who encodes would wait for ever."""
+
+    class Core:
+        def compile_model(self, *_: Any) -> Any:
+            return self
+
+        def create_infer_request(self) -> Any:
+            raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(openvino_runtime, "core", Core)
+    tower = openvino_runtime._Tower(Path("text.onnx"), {}, 1)
+    for _ in range(2):
+        with pytest.raises(ModelError, match=r"text\.onnx: OpenVINO cannot load the model: out of memory"):
+            tower.compile()

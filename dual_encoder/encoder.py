@@ -176,10 +176,12 @@ def _load_exported(
 def _runtime(
     directory: Path, precision: str, facts: dict[str, Any], streams: int, threads: int | None
 ) -> OpenVinoRuntime:
-    from dual_encoder.openvino_runtime import OpenVinoRuntime
+    from dual_encoder.openvino_runtime import TOWERS, OpenVinoRuntime, int8_path, no_int8
 
     if facts.get("format") != FORMAT:
         raise ModelError(f"{directory} was exported by another version of crossmodal: export the model again")
+    if precision == "int8" and not all(int8_path(directory, tower).name in facts["files"] for tower in TOWERS):
+        raise no_int8(directory)  # those that lie there are of another export
     length, end = facts["context_length"], facts["end_of_text"]
     return OpenVinoRuntime(directory, precision, length, end, streams=streams, threads=threads)
 

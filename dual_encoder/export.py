@@ -20,7 +20,7 @@ from dual_encoder.encoder import FORMAT, MODEL_JSON, lengths_of
 from dual_encoder.errors import DualEncoderError, ModelError
 from dual_encoder.hf_tokenizer import write_hf_tokenizer
 from dual_encoder.open_clip_model import OpenClipModel, load_open_clip
-from dual_encoder.openvino_runtime import OpenVinoRuntime, cache_directory
+from dual_encoder.openvino_runtime import TOWERS, OpenVinoRuntime, cache_directory, int8_path
 from dual_encoder.packing import EndOfText
 from dual_encoder.quantise import Examples, write_int8
 from dual_encoder.reference import ModelReference, parse_reference
@@ -81,6 +81,7 @@ def _export(
     judge: Judge | None = None,
     int8: Examples | None = None,
 ) -> None:
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     work = out.with_name(out.name + ".tmp")
@@ -108,7 +109,10 @@ def _export(
             kept = out / "open_clip_model.safetensors"
             if not kept.is_file():
                 state = {key: _half_if_exact(value) for key, value in source.model.state_dict().items()}
-                save_file(state, work / kept.name, metadata={"format": "pt"})
+                try:
+                    save_file(state, work / kept.name, metadata={"format": "pt"})
+                except SafetensorError as error:  # a full disk is no OSError to it
+                    raise ModelError(f"could not write {out}: {error}") from None
                 (work / kept.name).chmod(0o644)  # safetensors lets nobody else read it
         facts = {
             "format": FORMAT,
@@ -126,13 +130,22 @@ def _export(
         _write_json(work / MODEL_JSON, facts)
         if judge:
             _write_json(work / MODEL_JSON, {**facts, **judge(work)})
-        if not out.exists() or not (out.is_symlink() or any(out.iterdir())):
-            work.replace(out)  # all at once
-            return
-        for file in sorted(work.iterdir(), key=lambda f: f.name == MODEL_JSON):  # model.json last: it says "whole"
-            file.replace(out / file.name)
+        _publish(work, out)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _publish(work: Path, out: Path) -> None:
+    """Give an export its name: all at once, or in place of an older one file by file."""
+    if not out.exists() or not (out.is_symlink() or any(out.iterdir())):
+        work.replace(out)
+        return
+    (out / MODEL_JSON).unlink(missing_ok=True)  # first to go, last to come: it says "whole"
+    for path in (int8_path(out, tower) for tower in TOWERS):
+        path.unlink(missing_ok=True)
+        path.with_suffix(".bin").unlink(missing_ok=True)
+    for file in sorted(work.iterdir(), key=lambda f: f.name == MODEL_JSON):
+        file.replace(out / file.name)
 
 
 def _write_tokenizer(tokenizer: Any, out: Path) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def write_int8(
     Matrix products get 8-bit weights and activations; convolutions and embeddings stay.
     `rows` are token ids, each int64 (length,); `pixels` preprocessed pictures, each float32 (3, H, W). Activations are
     smoothed first (SmoothQuant, Xiao et al. 2022, arXiv:2211.10438), for single channels of a transformer's are far
-    larger than the rest. Raises RuntimeMissing, and ModelError where there are no examples.
+    larger than the rest. Raises RuntimeMissing, and ModelError where there are no examples or the disk is full.
     """
     os.environ.setdefault("NNCF_CI", "1")  # or it reports its use to its makers
     try:
@@ -62,4 +62,8 @@ def write_int8(
             ignored_scope=nncf.IgnoredScope(types=_WHOLE, validate=False),
             subset_size=len(examples[tower]),
         )
-        openvino.save_model(small, int8_path(directory, tower))
+        path = int8_path(directory, tower)
+        try:
+            openvino.save_model(small, path)
+        except RuntimeError as error:  # a full disk is no OSError to it
+            raise ModelError(f"could not write {path}: {str(error).splitlines()[-1][:200]}") from None

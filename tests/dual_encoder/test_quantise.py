@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -31,6 +32,9 @@ def directory(tmp_path_factory: pytest.TempPathFactory, scenes: Path, encoder: D
     shutil.copytree(BUNDLED, folder)
     examples = examples_of(scenes)
     write_int8(folder, encoder.token_rows(examples.texts), map(encoder.preprocess, examples.images), CONTEXT, "largest")
+    facts = json.loads((folder / "model.json").read_text())
+    facts["files"] |= {path.name: "" for path in folder.glob("*.int8.*")}
+    (folder / "model.json").write_text(json.dumps(facts))
     return folder
 
 

@@ -83,7 +83,7 @@ class Modelling(Scenario):
         for name in ("new", "old"):
             checkpoint, model = place / name / "checkpoint.pt", place / name / "model"
             found[f"{name} checkpoint"] = _tensors(checkpoint) if checkpoint.exists() else None
-            found[f"{name} model"] = _model(model) if (model / _WEIGHTS).exists() else None
+            found[f"{name} model"] = _model(model) if model.exists() else None
         found["model"] = _model(place / "model")
         for name in ("model", "exported"):
             found[f"{name} for serving"] = _export(place / name) if (place / name / "model.json").exists() else None

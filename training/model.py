@@ -241,6 +241,7 @@ def save_model(
     Beside them `training.json` says how the model was `made`, for the card of an export.
     """
     import torch
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     weights = {
@@ -258,12 +259,14 @@ def save_model(
             tokenizer.tokenizer.save_pretrained(unfinished)
         save_file(weights, unfinished / "open_clip_model.safetensors", metadata={"format": "pt"})
         (unfinished / "open_clip_model.safetensors").chmod(0o644)  # safetensors lets nobody else read it
-        out.mkdir(parents=True, exist_ok=True)
+        if not out.exists():
+            unfinished.replace(out)
+            return out
         # One by one, for what is there may be served: the weights last, which fit the same architecture as the old.
         for file in sorted(unfinished.iterdir(), key=lambda file: file.suffix == ".safetensors"):
             file.replace(out / file.name)
         unfinished.rmdir()
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         shutil.rmtree(unfinished, ignore_errors=True)
-        raise TrainingError(f"could not write {out}: {error.strerror or error}") from None
+        raise TrainingError(f"could not write {out}: {getattr(error, 'strerror', None) or error}") from None
     return out

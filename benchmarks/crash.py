@@ -1,7 +1,8 @@
 """Kill the indexer, training or export at every call that touches the disk and at random times; fill its disk.
 
 After each: the snapshot that was live opens and verifies, or the last checkpoint and the last model do, and the same
-command run again ends as if nothing had been. A write is torn: half of it reaches the file.
+command run again ends as if nothing had been. A write is torn: half of it reaches the file. Calls are Python's: what
+native code writes (safetensors, OpenVINO) is struck by the random times alone.
 """
 
 from __future__ import annotations

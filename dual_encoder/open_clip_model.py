@@ -69,7 +69,8 @@ def load_open_clip(reference: ModelReference, *, trust_pickle: bool = False) -> 
             source = f"local-dir:{_snapshot(reference)}"
         with torch.random.fork_rng(devices=[]), nullcontext() if trust_pickle else no_pickles(reference):
             torch.manual_seed(0)  # random weights are the same in every process: an index finds its model again
-            model = open_clip.create_model(source, pretrained=reference.tag)
+            wanted = reference.kind != "random"
+            model = open_clip.create_model(source, pretrained=reference.tag, require_pretrained=wanted)
             if reference.kind == "random":
                 draw_projection(model)
         tokenizer = open_clip.get_tokenizer(source)

@@ -180,6 +180,7 @@ def test_down_and_back(clients: tuple[TestClient, TestClient], lite: Lite, how: 
         assert (answer.status_code, answer.headers["Retry-After"]) == (503, "2")
         assert "does not answer; try again" in answer.json()["detail"]
         assert "127.0.0.1" not in answer.text
+        until(lambda: client.app.state.engine.store.down_for)  # type: ignore[attr-defined]
         began = time.monotonic()
         assert {ask().status_code for _ in range(5)} == {503}
         assert time.monotonic() - began < 1

@@ -148,6 +148,16 @@ def test_nobody_answers(listens: bool) -> None:
         store.close()
 
 
+def test_a_slow_call_fails_alone(store: MilvusStore) -> None:
+    store.current()
+    with pytest.raises(StoreUnavailable, match="DEADLINE_EXCEEDED"):
+        store._connection.call("list_collections", timeout=-1)  # over before it begins
+    store.current()
+    while store._connection._doubted:
+        time.sleep(0.01)
+    assert store.down_for == 0
+
+
 def test_a_file_that_cannot_be_opened(tmp_path: Path) -> None:
     with pytest.raises(StoreUnavailable, match="not exists"):
         MilvusStore(f"milvus+file://{tmp_path}/nowhere/x.db").current()

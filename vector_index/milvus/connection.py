@@ -81,12 +81,12 @@ class Connection:
             self._client.close()
 
     def _call(self, method: str, *arguments: Any, timeout: float | None = None, **options: Any) -> Any:
-        pymilvus = load_pymilvus()
+        exceptions = load_pymilvus().exceptions
         from grpc import RpcError, StatusCode
 
         try:
             return getattr(self._connected(), method)(*arguments, timeout=timeout or self._timeout, **options)
-        except pymilvus.exceptions.MilvusException as error:
+        except exceptions.MilvusException as error:
             if error.code in (_NOBODY, StatusCode.UNAVAILABLE):
                 raise _Down(f"{self.address}: the store does not answer") from None
             said = f"{self.address}: {error.message or type(error).__name__}"
@@ -94,7 +94,8 @@ class Connection:
                 raise _Down(said) from None
             if error.code in _MISSING:
                 raise NotThere(said) from None
-            if error.code in _REFUSED or error.is_input_error:
+            unfit = isinstance(error, exceptions.DataNotMatchException | exceptions.ParamError)  # found before it is sent
+            if unfit or error.code in _REFUSED or error.is_input_error:
                 raise StoreRefused(f"the store refuses it: {error.message}") from None
             raise StoreUnavailable(said) from None
         except RpcError as error:
@@ -146,7 +147,7 @@ class Connection:
         while not self._closed.wait(_LOOK):
             try:
                 self.revive(self._call)
-            except (StoreUnavailable, StoreRefused):
+            except Exception:  # whatever it is: who else would look again
                 continue
             log.error("the store answers again, after %.0f s", self.down_for)
             self._down_since = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import signal
 import socket
@@ -14,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from indexer import remove_from_index
 from service.app import create_app
+from service.problems import install
 from service.settings import Settings
-from vector_index import IndexDirectory
+from vector_index import BeyondStore, IndexDirectory, StoreRefused
 from vector_index.milvus import MilvusStore
 
 
@@ -154,6 +157,22 @@ def test_what_it_cannot_do_is_said(clients: tuple[TestClient, TestClient]) -> No
     answer = clients[1].post("/v1/search/images", json=question)
     assert answer.status_code == 422
     assert "cannot be asked of this store" in answer.json()["detail"]
+
+
+def test_what_milvus_says_is_for_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    app = FastAPI()
+    install(app)
+
+    @app.get("/{kind}")
+    def refuse(kind: str) -> None:
+        raise (BeyondStore if kind == "beyond" else StoreRefused)(f"{kind}: of photos_20260101 at 10.0.0.7")
+
+    with TestClient(app) as client, caplog.at_level(logging.ERROR):
+        answer = client.get("/refused")
+        assert client.get("/beyond").json()["detail"] == "beyond: of photos_20260101 at 10.0.0.7"
+    assert (answer.status_code, answer.json()["detail"]) == (422, "the store of the index refuses this request")
+    assert "refused: of photos_20260101" in caplog.text
+    assert "beyond" not in caplog.text
 
 
 def test_the_alias_is_followed(clients: tuple[TestClient, TestClient], directory: IndexDirectory, address: str) -> None:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 
 from vector_index import IndexDirectory, IndexNotFound, SnapshotCorrupt, StoreUnavailable
-from vector_index.errors import StoreRefused
+from vector_index.errors import BeyondStore, StoreRefused
 from vector_index.milvus import MilvusStore, collection, connection, loading
 from vector_index.milvus.collection import MilvusCollection
 
@@ -156,7 +156,7 @@ def test_values_of_too_many_rows_are_not_counted(
     monkeypatch.setattr(collection, "_MOST_COUNTED", 10)
     monkeypatch.setattr(collection, "MOST_FOUND", 4)
     images = store.open().images
-    with pytest.raises(StoreRefused, match="at most 10 rows of this store, and 30 are kept"):
+    with pytest.raises(BeyondStore, match="at most 10 rows of this store, and 30 are kept"):
         images.value_counts("uri")
     assert images.value_counts("uri", images.parse_filter({"id": {"$gte": "i4"}})) == [("x.jpg", 6)]
 

@@ -17,7 +17,7 @@ from service import logs
 from service.errors import Problem
 from service.headers import ON_FAILURE
 from service.refusals import count
-from vector_index import StoreRefused, StoreUnavailable
+from vector_index import BeyondStore, StoreRefused, StoreUnavailable
 
 MEDIA_TYPE = "application/problem+json"
 log = logs.logger("crossmodal.service")
@@ -105,7 +105,10 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(StoreRefused)
     async def _refused(request: Request, error: StoreRefused) -> Response:
         count("invalid")
-        return problem_response(422, str(error), request_id(request))
+        if isinstance(error, BeyondStore):
+            return problem_response(422, str(error), request_id(request))
+        log.error("the store refuses a request", request_id=request_id(request), reason=str(error))
+        return problem_response(422, "the store of the index refuses this request", request_id(request))
 
     @app.exception_handler(Exception)
     async def _unexpected(request: Request, error: Exception) -> Response:

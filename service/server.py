@@ -63,8 +63,10 @@ def serve(settings: Settings, host: str, port: int) -> None:
     os.environ[READ_THROUGH] = engine.snapshot.name
     engine.close()
     del engine
-    for name, value in settings.model_dump(mode="json", exclude_none=True).items():
-        os.environ[f"CROSSMODAL_{name.upper()}"] = value if isinstance(value, str) else json.dumps(value)
+    for name, value in settings.model_dump(mode="json").items():
+        os.environ.pop(f"CROSSMODAL_{name.upper()}", None)
+        if value is not None:
+            os.environ[f"CROSSMODAL_{name.upper()}"] = value if isinstance(value, str) else json.dumps(value)
     config = uvicorn.Config("service.server:worker", factory=True, workers=settings.workers, **options)
     supervisor = _supervisor(config, listeners)
     supervisor.run()

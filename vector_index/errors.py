@@ -12,6 +12,7 @@ VectorIndexError
 ├── BadFilter            a filter that the table's columns do not allow
 ├── StoreUnavailable     a store does not answer, or not in time
 └── StoreRefused         a store does not do what is asked of it
+    └── BeyondStore      it asks for more than the store can do
 
 Bad input data (NaN, duplicate ids, schemas that differ) raises the built-in ValueError; rows out of range, IndexError.
 """
@@ -62,4 +63,8 @@ class StoreUnavailable(VectorIndexError):
 
 
 class StoreRefused(VectorIndexError):
-    """A store does not do what is asked of it; the message says why."""
+    """A store does not do what is asked of it; the message is the store's own, for whoever runs it."""
+
+
+class BeyondStore(StoreRefused):
+    """What is asked is more than the store can do; the message says what is allowed, for whoever asks."""

@@ -20,7 +20,7 @@ Mask: TypeAlias = npt.NDArray[np.bool_]
 
 MAX_DEPTH: Final = 8
 MAX_CONDITIONS: Final = 100
-MAX_VALUES: Final = 10_000  # of one $in or $nin
+MAX_VALUES: Final = 10_000  # of all $in and $nin of a filter
 _COMPARE: Final[dict[str, Callable[..., Any]]] = {
     "$gt": pc.greater,
     "$gte": pc.greater_equal,
@@ -67,6 +67,7 @@ class _Check:
     def __init__(self, schema: pa.Schema) -> None:
         self._schema = schema
         self._conditions = 0
+        self._values = 0
 
     def all_of(self, value: Any, depth: int) -> None:
         if depth > MAX_DEPTH:
@@ -111,8 +112,9 @@ class _Check:
             elif operator in ("$in", "$nin"):
                 if not isinstance(value, list):
                     raise BadFilter(f"{name}: {operator} needs a list, not {_shown(value)}")
-                if len(value) > MAX_VALUES:
-                    raise BadFilter(f"{name}: {operator} has {len(value):,} values; at most {MAX_VALUES:,} are allowed")
+                self._values += len(value)
+                if self._values > MAX_VALUES:
+                    raise BadFilter(f"the filter has more than {MAX_VALUES:,} values in its $in and $nin")
                 for each in value:
                     self.value(name, each)
             else:

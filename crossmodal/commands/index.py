@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from crossmodal.place import place
 from crossmodal.quantity import BYTES, MILLISECONDS, quantity
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ _Maybe = Annotated[Path | None, typer.Argument(help="The index directory; none: 
 _Store = Annotated[
     str | None, typer.Option(help="milvus://HOST:PORT/NAME: publish there too.", envvar="CROSSMODAL_STORE")
 ]
-_At = Annotated[str | None, typer.Option(help="milvus://HOST:PORT/NAME", envvar="CROSSMODAL_STORE")]
+_At = Annotated[str | None, typer.Option(help="milvus://HOST:PORT/NAME; else CROSSMODAL_STORE")]
 _Kind = Annotated[str, typer.Option(help="In the store: auto, FLAT, HNSW, IVF_FLAT")]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -70,7 +71,7 @@ def build(
     if engine not in ("local", "ray"):
         raise typer.BadParameter(f"{engine!r} is neither local nor ray", param_hint="--engine")
     options: dict[str, Any] = {"device": device, "runtime": runtime, "precision": precision}
-    there = _reached(store)
+    there = _reached(store, store_index)
     if there is not None and index_type == "auto":
         index_type = "Flat"  # searched in the store, which is to have the vectors as they are
     with ExitStack() as stack:
@@ -119,7 +120,7 @@ def add(
     from indexer import add_to_index
     from vector_index import IndexDirectory
 
-    there = _reached(store)
+    there = _reached(store, store_index)
     with IndexDirectory(index).open() as snapshot:
         model = snapshot.manifest.model.reference
     encoder = load_encoder(model, device=device, runtime=runtime, precision=precision)
@@ -148,14 +149,20 @@ def remove(
     import numpy as np
 
     from indexer import remove_from_index
-    from vector_index import Filter, Snapshot
+    from vector_index import Filter, Snapshot, UnknownId
 
     if bool(ids) == bool(where):
         raise typer.BadParameter("give ids or --where, one of them")
 
     def rows(snapshot: Snapshot) -> list[int]:
         if ids:
-            return [snapshot.images.row_of(id) for id in ids]
+            try:
+                return [snapshot.images.row_of(id) for id in ids]
+            except UnknownId as error:
+                if there is None:
+                    raise
+                more = f"if it is removed here, but not yet there: crossmodal index publish {index} --store …"
+                raise UnknownId(f"{error}; {more}") from None
         try:
             wanted = loads(where or "")
         except JSONDecodeError as error:
@@ -163,7 +170,7 @@ def remove(
         found: list[int] = np.asarray(snapshot.images.live(Filter.parse(wanted, snapshot.images.schema))).tolist()
         return found
 
-    there = _reached(store)
+    there = _reached(store, store_index)
     result = remove_from_index(index, rows)
     _publish(index, there, store_index)
     _print_change(result, json)
@@ -180,7 +187,7 @@ def publish(
     """Load the live snapshot into a store and make it the live one there."""
     from crossmodal.output import print_json
 
-    name = _publish(index, _reached(store), store_index, thumbnails)
+    name = _publish(index, _reached(store, store_index), store_index, thumbnails)
     print_json({"snapshot": name}) if json else print(name)
 
 
@@ -268,6 +275,7 @@ def gc(
     from crossmodal.output import print_json
     from vector_index import IndexDirectory
 
+    place(index, store)
     if index is not None:
         directory = IndexDirectory(index)
         with directory.change():
@@ -337,6 +345,7 @@ def _opened(index: Path | None, store: str | None) -> Iterator[stores.Snapshot]:
     """The live snapshot of an index directory or, where none is given, of a store."""
     from vector_index import IndexDirectory
 
+    place(index, store)
     if index is not None:
         with IndexDirectory(index).open() as snapshot:
             yield snapshot
@@ -350,16 +359,20 @@ def _opened(index: Path | None, store: str | None) -> Iterator[stores.Snapshot]:
 
 
 def _given(store: str | None) -> str:
-    if store is None:
-        raise typer.BadParameter("give an index directory or --store")
+    store = store or os.environ.get("CROSSMODAL_STORE")
+    if not store:
+        raise typer.BadParameter("give an index directory or a store (--store, CROSSMODAL_STORE)")
     return store
 
 
-def _reached(address: str | None) -> MilvusStore | None:
-    """A store that answers; asked before anything is built for it."""
+def _reached(address: str | None, kind: str = "auto") -> MilvusStore | None:
+    """A store that answers, and makes indexes of this kind; asked before anything is built for it."""
     if address is None:
         return None
-    from vector_index.milvus import MilvusStore
+    from vector_index.milvus import INDEX_TYPES, MilvusStore
+
+    if kind not in INDEX_TYPES:
+        raise typer.BadParameter(f"{kind!r} is not one of {', '.join(INDEX_TYPES)}", param_hint="--store-index")
 
     store = MilvusStore(address, token=os.environ.get("CROSSMODAL_STORE_TOKEN"), timeout=_PATIENCE)
     store.current()

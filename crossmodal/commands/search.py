@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from crossmodal.place import place
+
 
 def search(
     index: Annotated[Path | None, typer.Argument(help="The index directory.")] = None,
@@ -76,8 +78,8 @@ def _search(
         except ValueError as error:
             raise ValueError(f"--{name}: not JSON: {error}") from None
     wanted = SearchRequest.model_validate(options)
-    given: dict[str, Any] = {"index": index, "store": store, "model": model}
-    settings = Settings(**{name: value for name, value in given.items() if value is not None})
+    given = place(index, store) | ({} if model is None else {"model": model})
+    settings = Settings(**given)
     engine = Engine(settings, lazy=True)
     try:
         found = asyncio.run(answer(engine, target, wanted, time.perf_counter(), picture))  # type: ignore[arg-type]

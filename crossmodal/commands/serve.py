@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from crossmodal.place import place
+
 
 def serve(
     index: Annotated[Path | None, typer.Argument(help="The index directory.")] = None,
@@ -26,16 +28,10 @@ def serve(
     from service.server import serve as run
     from service.settings import Settings
 
-    given: dict[str, Any] = {
-        "index": index,
-        "store": store,
-        "model": model,
-        "device": device,
-        "runtime": runtime,
-        "precision": precision,
-    }
+    given: dict[str, Any] = {"model": model, "device": device, "runtime": runtime, "precision": precision}
     given |= {"workers": workers, "insecure": insecure}
-    settings = Settings(**{name: value for name, value in given.items() if value is not None})
+    given = {name: value for name, value in given.items() if value is not None}
+    settings = Settings(**place(index, store), **given)
     if (settings.index is None) == (settings.store is None):
         raise typer.BadParameter("give an index directory or a store (CROSSMODAL_STORE), one of them")
     typer.echo(f"serving {settings.store or settings.index} on http://{host}:{port}", err=True)

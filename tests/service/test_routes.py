@@ -148,12 +148,14 @@ def test_content_never_leaves_the_corpus(tmp_path: Path, index: Path) -> None:
 
 
 def test_two_workers_serve_and_share_the_cores(index: Path, free_port: int) -> None:
+    import os
     import subprocess
     import sys
     import time
 
     command = [sys.executable, "-m", "crossmodal", "serve", str(index), "--port", str(free_port), "--workers", "2"]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    elsewhere = {"CROSSMODAL_STORE": "milvus://127.0.0.1:1/scenes"}  # the argument beats it, in each worker
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env={**os.environ, **elsewhere})
     try:
         seen: set[str] = set()
         until = time.monotonic() + 60

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import signal
 import socket
@@ -14,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from indexer import remove_from_index
 from service.app import create_app
+from service.problems import install
 from service.settings import Settings
-from vector_index import IndexDirectory
+from vector_index import BeyondStore, IndexDirectory, StoreRefused
 from vector_index.milvus import MilvusStore
 
 
@@ -156,6 +159,22 @@ def test_what_it_cannot_do_is_said(clients: tuple[TestClient, TestClient]) -> No
     assert "cannot be asked of this store" in answer.json()["detail"]
 
 
+def test_what_milvus_says_is_for_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    app = FastAPI()
+    install(app)
+
+    @app.get("/{kind}")
+    def refuse(kind: str) -> None:
+        raise (BeyondStore if kind == "beyond" else StoreRefused)(f"{kind}: of photos_20260101 at 10.0.0.7")
+
+    with TestClient(app) as client, caplog.at_level(logging.ERROR):
+        answer = client.get("/refused")
+        assert client.get("/beyond").json()["detail"] == "beyond: of photos_20260101 at 10.0.0.7"
+    assert (answer.status_code, answer.json()["detail"]) == (422, "the store of the index refuses this request")
+    assert "refused: of photos_20260101" in caplog.text
+    assert "beyond" not in caplog.text
+
+
 def test_the_alias_is_followed(clients: tuple[TestClient, TestClient], directory: IndexDirectory, address: str) -> None:
     second = remove_from_index(directory.path, lambda snapshot: snapshot.images.live()[:1].tolist()).snapshot
     publish(directory, address)
@@ -180,6 +199,7 @@ def test_down_and_back(clients: tuple[TestClient, TestClient], lite: Lite, how: 
         assert (answer.status_code, answer.headers["Retry-After"]) == (503, "2")
         assert "does not answer; try again" in answer.json()["detail"]
         assert "127.0.0.1" not in answer.text
+        until(lambda: client.app.state.engine.store.down_for)  # type: ignore[attr-defined]
         began = time.monotonic()
         assert {ask().status_code for _ in range(5)} == {503}
         assert time.monotonic() - began < 1

@@ -150,7 +150,8 @@ def nested(depth: int) -> dict[str, Any]:
         (nested(8), "nested more than 8 deep"),
         (nested(500), "nested more than 8 deep"),
         ({"$or": [{"year": 1}] * 101}, "more than 100 conditions"),
-        ({"year": {"$in": [1] * 10_001}}, "has 10,001 values; at most 10,000"),
+        ({"year": {"$in": [1] * 10_001}}, r"more than 10,000 values in its \$in and \$nin"),
+        ({"$or": [{"year": {"$nin": [1] * 2_001}}] * 5}, r"more than 10,000 values in its \$in and \$nin"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_said(wanted: Any, said: str) -> None:

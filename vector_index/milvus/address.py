@@ -28,16 +28,16 @@ class Address:
         Raises:
             ValueError: it is of another form, or has a password in it, which would show in logs and lists of processes.
         """
+        if "@" in text and not text.startswith("milvus+file:///"):  # before anything that shows it
+            raise ValueError("the address of a store has no password in it: set CROSSMODAL_STORE_TOKEN")
         try:
             parts = urlsplit(text)
             host, port = parts.hostname, parts.port
         except ValueError as error:
             raise ValueError(f"{text}: not the address of a store ({error})") from None
-        if parts.username or parts.password:
-            raise ValueError("the address of a store has no password in it: set CROSSMODAL_STORE_TOKEN")
         path = unquote(parts.path)
         if parts.scheme == "milvus+file":
-            file, name = (path, "crossmodal") if path.endswith(".db") else path.rsplit("/", 1)
+            file, _, name = (path, "", "crossmodal") if path.endswith(".db") else path.rpartition("/")
             found = cls(text, file, "", name)
             sound = file.endswith(".db") and not host
         else:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from vector_index import parameters, tables
-from vector_index.errors import SnapshotCorrupt, StoreRefused, UnknownId
+from vector_index.errors import BeyondStore, SnapshotCorrupt, UnknownId
 from vector_index.filters import Filter
 from vector_index.manifest import IndexStamp
 from vector_index.milvus.columns import ROW, VECTOR, Field, fields_of, table_of
@@ -152,7 +152,7 @@ class MilvusCollection:
         Milvus does not count values, so the column is fetched; remembered for what was asked for last.
 
         Raises:
-            StoreRefused: the filter keeps too many rows for that.
+            BeyondStore: the filter keeps too many rows for that.
         """
         key = (column, where and where.key, most)
         with self._lock:
@@ -161,7 +161,7 @@ class MilvusCollection:
                 return known
         kept = self.count(where)
         if kept > _MOST_COUNTED:
-            raise StoreRefused(
+            raise BeyondStore(
                 f"values are counted among at most {_MOST_COUNTED:,} rows of this store, and {kept:,} are kept: "
                 "narrow the filter"
             )

@@ -111,8 +111,8 @@ def _values(name: str, column: pa.ChunkedArray[Any], field: Field) -> list[Any]:
         items.cast(pa.int64())  # raises for what is larger
     values: list[Any] = column.to_pylist()
     if _stored(field.kind) == "DOUBLE":
-        # NaN and infinity are null in JSON too, which is what hits are told in
-        return [[_finite(each) for each in v] if isinstance(v, list) else _finite(v) for v in values]
+        # NaN and infinity are null in JSON too, which is what hits are told in; a list cannot have null in it
+        return [[each for each in v if math.isfinite(each)] if isinstance(v, list) else _finite(v) for v in values]
     return values
 
 

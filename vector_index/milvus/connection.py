@@ -17,6 +17,7 @@ Call = Callable[..., Any]
 _LOOK: Final = 1.0  # seconds between looks whether it answers again
 _REFUSED: Final = (6, 1100, 1101)  # codes for what is wrong with the call itself: Lite's, then Milvus' own
 _NOBODY: Final = 2  # pymilvus' code where it cannot connect
+_NOT_LOADED: Final = 101  # Milvus Lite has started again: `revive` loads what is searched
 _MISSING: Final = (100, 1600)  # no such collection, no such alias
 
 log = logging.getLogger(__name__)
@@ -26,9 +27,18 @@ class NotThere(StoreUnavailable):
     """There is no collection, or no alias, of this name."""
 
 
+class _Down(StoreUnavailable):
+    """Nobody can be served."""
+
+
+class _Late(StoreUnavailable):
+    """No answer in time: of a store that is down, or to a call that takes long."""
+
+
 class Connection:
-    """Connects at the first call. A call that gets no answer in time fails; from then on every call fails at once,
-    until a thread beside finds that the store answers again: nobody waits for a store that is known to be down."""
+    """Connects at the first call. Where nobody is there, or a call gets no answer in time and a cheap one then gets
+    none either, every call fails at once, until a thread beside finds that the store answers again: nobody waits for a
+    store that is known to be down. Any other call that fails does so alone."""
 
     def __init__(self, address: Address, token: str | None, timeout: float) -> None:
         """`timeout` is that of a call, in seconds, and that of connecting."""
@@ -37,6 +47,7 @@ class Connection:
         self._client: Any = None
         self._lock = threading.Lock()
         self._down_since: float | None = None
+        self._doubted = False
         self._closed = threading.Event()
 
     @property
@@ -56,10 +67,11 @@ class Connection:
             raise StoreUnavailable(f"{self.address}: the store has not answered for {self.down_for:.0f} s")
         try:
             return self._call(method, *arguments, timeout=timeout, **options)
-        except NotThere:
-            raise
-        except StoreUnavailable as error:
+        except _Down as error:
             self._watch(error)
+            raise
+        except _Late:
+            self._doubt()
             raise
 
     def close(self) -> None:
@@ -69,23 +81,29 @@ class Connection:
             self._client.close()
 
     def _call(self, method: str, *arguments: Any, timeout: float | None = None, **options: Any) -> Any:
-        pymilvus = load_pymilvus()
-        from grpc import RpcError
+        exceptions = load_pymilvus().exceptions
+        from grpc import RpcError, StatusCode
 
         try:
             return getattr(self._connected(), method)(*arguments, timeout=timeout or self._timeout, **options)
-        except pymilvus.exceptions.MilvusException as error:
-            if error.code == _NOBODY:
-                raise StoreUnavailable(f"{self.address}: the store does not answer") from None
+        except exceptions.MilvusException as error:
+            if error.code in (_NOBODY, StatusCode.UNAVAILABLE):
+                raise _Down(f"{self.address}: the store does not answer") from None
             said = f"{self.address}: {error.message or type(error).__name__}"
+            if error.code == _NOT_LOADED:
+                raise _Down(said) from None
             if error.code in _MISSING:
                 raise NotThere(said) from None
-            if error.code in _REFUSED or error.is_input_error:
+            unfit = isinstance(
+                error, exceptions.DataNotMatchException | exceptions.ParamError
+            )  # found before it is sent
+            if unfit or error.code in _REFUSED or error.is_input_error:
                 raise StoreRefused(f"the store refuses it: {error.message}") from None
             raise StoreUnavailable(said) from None
         except RpcError as error:
             code = getattr(error, "code", None)
-            raise StoreUnavailable(f"{self.address}: {code().name if code else error}") from None
+            kind = _Late if code and code() is StatusCode.DEADLINE_EXCEEDED else StoreUnavailable
+            raise kind(f"{self.address}: {code().name if code else error}") from None
 
     def _connected(self) -> Any:
         with self._lock:
@@ -108,11 +126,30 @@ class Connection:
             log.error("the store fails: %s", error)
         threading.Thread(target=self._look, name="store", daemon=True).start()
 
+    def _doubt(self) -> None:
+        """Ask for something cheap beside: nobody waits for that."""
+        with self._lock:
+            if self._doubted or self._down_since is not None or self._closed.is_set():
+                return
+            self._doubted = True
+
+        def probe() -> None:
+            try:
+                self._call("list_collections")
+            except (_Down, _Late) as error:
+                self._watch(error)
+            except Exception:
+                pass  # it answers, or is closed
+            finally:
+                self._doubted = False
+
+        threading.Thread(target=probe, name="store", daemon=True).start()
+
     def _look(self) -> None:
         while not self._closed.wait(_LOOK):
             try:
                 self.revive(self._call)
-            except (StoreUnavailable, StoreRefused):
+            except Exception:  # whatever it is: who else would look again
                 continue
             log.error("the store answers again, after %.0f s", self.down_for)
             self._down_since = None

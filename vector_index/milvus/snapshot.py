@@ -18,7 +18,7 @@ from vector_index.errors import SnapshotCorrupt
 from vector_index.manifest import Manifest
 from vector_index.milvus.collection import MilvusCollection
 from vector_index.milvus.columns import ROW, THUMBNAIL
-from vector_index.milvus.connection import Connection
+from vector_index.milvus.connection import Connection, NotThere
 
 ABOUT: Final = "about"
 PART: Final = "part"
@@ -85,8 +85,14 @@ class MilvusSnapshot:
 
     def check_files(self) -> list[str]:
         """Whether all rows are there, as Milvus counts them."""
-        counted = ((each.name, each.counted(), len(each)) for each in self.collections)
-        return [f"{name}: {there:,} rows, {rows:,} were published" for name, there, rows in counted if there != rows]
+        problems = []
+        for each in self.collections:
+            try:
+                if (there := each.counted()) != len(each):
+                    problems.append(f"{each.name}: {there:,} rows, {len(each):,} were published")
+            except NotThere:
+                problems.append(f"{each.name} is not there")
+        return problems
 
     def verify(self) -> list[str]:
         """Read every row: ids are unique, vectors of unit length, and texts name images that exist."""

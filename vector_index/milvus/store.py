@@ -7,7 +7,7 @@ import re
 from typing import Any, Final
 
 from vector_index import snapshot as local
-from vector_index.errors import IndexNotFound, StoreRefused
+from vector_index.errors import IndexNotFound, SnapshotCorrupt, StoreRefused, StoreUnavailable
 from vector_index.milvus.address import Address
 from vector_index.milvus.columns import ROW
 from vector_index.milvus.connection import Call, Connection, NotThere
@@ -72,7 +72,10 @@ class MilvusStore:
         except NotThere:
             raise IndexNotFound(f"{self.address}: {live} is no index of crossmodal's") from None
         for collection in snapshot.collections:
-            self._ready(self._connection.call, collection.name)
+            try:
+                self._ready(self._connection.call, collection.name)
+            except NotThere:
+                raise SnapshotCorrupt(f"{collection.name} is not there") from None
         return snapshot
 
     def names(self) -> list[str]:
@@ -107,8 +110,9 @@ class MilvusStore:
             self._drop(base)
             try:
                 Loading(self._connection, base, index_type, thumbnails, progress).run(snapshot)
-            except (ValueError, StoreRefused):
-                self._drop(base)
+            except Exception:
+                with contextlib.suppress(StoreUnavailable, StoreRefused):
+                    self._drop(base)
                 raise
         self._make_live(base)
         return snapshot.name

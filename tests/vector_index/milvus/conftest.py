@@ -26,13 +26,17 @@ def directory(tmp_path: Path) -> IndexDirectory:
 def write(directory: IndexDirectory) -> Write:
     """Publish `count` pictures, or those of a batch, in the index directory."""
 
-    def run(count: int = 5, batch: pa.RecordBatch | None = None, seed: int = 0) -> str:
+    def run(count: int = 5, batch: pa.RecordBatch | None = None, seed: int = 0, texts: int = 0) -> str:
         model = ModelStamp(reference="tiny", fingerprint="f00d", dim=DIM)
         if batch is None:
             batch = pa.record_batch({"id": [f"i{n}" for n in range(count)], "uri": ["x.jpg"] * count})
         vectors: Any = np.random.default_rng(seed).standard_normal((batch.num_rows, DIM))
         with SnapshotWriter(directory, model=model, source="here") as writer:
             writer.add_images(batch, vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+            if texts:
+                ids = [f"t{n}" for n in range(texts)]
+                captions = pa.record_batch({"id": ids, "text": ids, "image_ids": [["i0"]] * texts})
+                writer.add_texts(captions, np.eye(texts, DIM, dtype=np.float32))
             return writer.publish()
 
     return run

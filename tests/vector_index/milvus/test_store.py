@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 import time
 from collections.abc import Callable
@@ -11,9 +12,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from vector_index import IndexDirectory, IndexNotFound, StoreUnavailable
-from vector_index.errors import StoreRefused
-from vector_index.milvus import MilvusStore, collection
+from vector_index import IndexDirectory, IndexNotFound, SnapshotCorrupt, StoreUnavailable
+from vector_index.errors import BeyondStore, StoreRefused
+from vector_index.milvus import MilvusStore, collection, connection, loading
+from vector_index.milvus.collection import MilvusCollection
 
 Write = Callable[..., str]
 
@@ -77,6 +79,26 @@ def test_what_cannot_be_held_is_named(directory: IndexDirectory, write: Write, s
     assert (store.current(), store.names()) == (None, [])
 
 
+def test_what_breaks_off_is_dropped(
+    directory: IndexDirectory, write: Write, store: MilvusStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = {"id": ["a", "b"], "uri": ["x", "y"], "sizes": pa.array([[1.0, math.nan, math.inf], [math.nan]])}
+    write(batch=pa.record_batch(rows))
+    with directory.open() as snapshot, monkeypatch.context() as patch:
+        patch.setattr(loading, "entities", lambda table, fields: [{"c2_sizes": [1.0, None]}] * 2)
+        with pytest.raises(StoreRefused, match="sizes"):
+            store.publish(snapshot)
+        assert store._bases(set(store._connection.call("list_collections"))) == []
+    with directory.open() as snapshot, monkeypatch.context() as patch:
+        patch.setattr(MilvusCollection, "counted", lambda self: 1)
+        with pytest.raises(StoreUnavailable, match="1 rows are there of 2"):
+            store.publish(snapshot)
+        assert store._bases(set(store._connection.call("list_collections"))) == []
+    with directory.open() as snapshot:
+        store.publish(snapshot)
+    assert store.open().images.take([0, 1])["sizes"].to_pylist() == [[1.0], []]
+
+
 def test_rows_that_are_gone_are_noticed(directory: IndexDirectory, write: Write, store: MilvusStore) -> None:
     write(50)
     with directory.open() as snapshot:
@@ -85,6 +107,17 @@ def test_rows_that_are_gone_are_noticed(directory: IndexDirectory, write: Write,
     store._connection.call("delete", opened.images.name, filter="row in [7, 8]")
     assert opened.check_files() == [f"{opened.images.name}: 48 rows, 50 were published"]
     assert "48 rows" in opened.verify()[0]
+
+
+def test_a_collection_that_is_gone_is_damage(directory: IndexDirectory, write: Write, store: MilvusStore) -> None:
+    write(texts=2)
+    with directory.open() as snapshot:
+        store.publish(snapshot)
+    opened = store.open()
+    store._connection.call("drop_collection", opened.texts.name)
+    assert opened.check_files() == opened.verify() == [f"{opened.texts.name} is not there"]
+    with pytest.raises(SnapshotCorrupt, match="_texts is not there"):
+        store.open()
 
 
 @pytest.mark.parametrize(("kind", "parameter"), [("HNSW", "efSearch"), ("IVF_FLAT", "nprobe")])
@@ -123,7 +156,7 @@ def test_values_of_too_many_rows_are_not_counted(
     monkeypatch.setattr(collection, "_MOST_COUNTED", 10)
     monkeypatch.setattr(collection, "MOST_FOUND", 4)
     images = store.open().images
-    with pytest.raises(StoreRefused, match="at most 10 rows of this store, and 30 are kept"):
+    with pytest.raises(BeyondStore, match="at most 10 rows of this store, and 30 are kept"):
         images.value_counts("uri")
     assert images.value_counts("uri", images.parse_filter({"id": {"$gte": "i4"}})) == [("x.jpg", 6)]
 
@@ -146,6 +179,33 @@ def test_nobody_answers(listens: bool) -> None:
         assert time.monotonic() - began < 0.1
         assert store.down_for > 0
         store.close()
+
+
+def test_a_slow_call_fails_alone(store: MilvusStore) -> None:
+    store.current()
+    with pytest.raises(StoreUnavailable, match="DEADLINE_EXCEEDED"):
+        store._connection.call("list_collections", timeout=-1)  # over before it begins
+    store.current()
+    while store._connection._doubted:
+        time.sleep(0.01)
+    assert store.down_for == 0
+
+
+def test_looking_goes_on_whatever_happens(store: MilvusStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "_LOOK", 0.01)
+    looks = iter([AttributeError("no such thing"), StoreUnavailable("not yet")])
+
+    def revive(call: object) -> None:
+        if (error := next(looks, None)) is not None:
+            raise error
+
+    store._connection.revive = revive
+    store._connection._watch(StoreUnavailable("it is away"))
+    began = time.monotonic()
+    while store.down_for:
+        assert time.monotonic() - began < 5
+        time.sleep(0.01)
+    assert next(looks, None) is None
 
 
 def test_a_file_that_cannot_be_opened(tmp_path: Path) -> None:

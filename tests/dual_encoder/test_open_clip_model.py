@@ -176,5 +176,5 @@ def test_a_hub_is_read_at_a_revision(tmp_path: Path, hub: tuple[str, list[str]])
 def test_a_directory_without_weights_is_refused(tmp_path: Path) -> None:
     for name in ("open_clip_config.json", "tokenizer.json"):
         shutil.copyfile(TINY / name, tmp_path / name)
-    with pytest.raises(ModelError, match="cannot be loaded: .*weights"):
+    with pytest.raises(ModelError, match=r"cannot be loaded: .*weights"):
         load_open_clip(parse_reference(str(tmp_path)))

@@ -88,8 +88,7 @@ class DualEncoder:
         """Token ids of each text, int64 (length,), without padding."""
         if not texts:
             return []
-        tokens = self.tokenize(list(texts))
-        return [row[:length] for row, length in zip(tokens, lengths_of(tokens), strict=True)]
+        return rows_of(self.tokenize(list(texts)))
 
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Texts -> float32 (n, dim)."""
@@ -234,6 +233,11 @@ def describe_model(reference: str) -> dict[str, Any]:
         "logit_bias": encoder.logit_bias,
         "exported": False,
     }
+
+
+def rows_of(tokens: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Token ids (n, length), padded -> those of each text, int64 (length,)."""
+    return [row[:length] for row, length in zip(tokens, lengths_of(tokens), strict=True)]
 
 
 def lengths_of(tokens: NDArray[np.int64]) -> NDArray[np.intp]:

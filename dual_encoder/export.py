@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dual_encoder.encoder import FORMAT, MODEL_JSON, lengths_of
+from dual_encoder.encoder import FORMAT, MODEL_JSON, rows_of
 from dual_encoder.errors import DualEncoderError, ModelError
 from dual_encoder.hf_tokenizer import write_hf_tokenizer
 from dual_encoder.open_clip_model import OpenClipModel, load_open_clip
@@ -101,8 +101,7 @@ def _export(
         _write_onnx(source, work, context_length)
         end = end_of_text(source.model) if is_cuttable(source.model) else None
         if int8:
-            tokens = source.tokenizer(list(int8.texts)).numpy()
-            rows = [row[:length] for row, length in zip(tokens, lengths_of(tokens), strict=True)]
+            rows = rows_of(source.tokenizer(list(int8.texts)).numpy())
             write_int8(work, rows, map(source.preprocess, int8.images), context_length, end)
         parity = _measure_parity(source, work, context_length, end)
         if weights:
@@ -351,7 +350,7 @@ def _measure_parity(
     ]
     texts = [" ".join(rng.choice(words, n)) for n in (1, 3, 7, 12, 25)] + [" ".join(words * 20)]
     tokens = source.tokenizer(texts)
-    rows = [row[:length] for row, length in zip(tokens.numpy(), lengths_of(tokens.numpy()), strict=True)]
+    rows = rows_of(tokens.numpy())
     with torch.inference_mode():
         want_text = source.model.encode_text(tokens).numpy()
         want_image = source.model.encode_image(torch.from_numpy(pixels)).numpy()

@@ -201,8 +201,8 @@ def _values_hold(values: Any, operator: str, value: Any) -> Mask:
 def _whole_numbers_hold(values: Any, operator: str, value: float) -> Mask:
     """A comparison of whole numbers with any number: with a fraction as Arrow has it, large ones would not compare."""
     bound = math.floor(value) if operator in ("$gt", "$lte") else math.ceil(value)
-    limits = np.iinfo(values.type.to_pandas_dtype())
-    if limits.min <= bound <= limits.max:
+    bits, signed = values.type.bit_width, pa.types.is_signed_integer(values.type)
+    if (-(2 ** (bits - 1)) if signed else 0) <= bound < 2 ** (bits - signed):
         return _mask(_COMPARE[operator](values, pa.scalar(bound, values.type)))
     every = (bound > 0) == (operator in ("$lt", "$lte"))
     return _mask(values.is_valid()) if every else np.zeros(len(values), np.bool_)

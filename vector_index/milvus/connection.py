@@ -94,9 +94,8 @@ class Connection:
                 raise _Down(said) from None
             if error.code in _MISSING:
                 raise NotThere(said) from None
-            unfit = isinstance(
-                error, exceptions.DataNotMatchException | exceptions.ParamError
-            )  # found before it is sent
+            # Found before it is sent.
+            unfit = isinstance(error, exceptions.DataNotMatchException | exceptions.ParamError)
             if unfit or error.code in _REFUSED or error.is_input_error:
                 raise StoreRefused(f"the store refuses it: {error.message}") from None
             raise StoreUnavailable(said) from None

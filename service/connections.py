@@ -53,6 +53,9 @@ class TimedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        if self.client and self.client[0].startswith("::ffff:") and "." in self.client[0]:
+            # IPv4 at an IPv6 socket: as one /64 network all of it would share a rate limit, and no proxy be trusted.
+            self.client = self.client[0].removeprefix("::ffff:"), self.client[1]
         self._wait_for_head()
         if len(self.connections) > self.most:
             next(iter(self._idle))._give_up("connections")  # this one itself, if all others are being answered

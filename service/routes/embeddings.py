@@ -32,7 +32,7 @@ async def embeddings(request: Request, engine: EngineOf) -> Response:
     if wanted.modality == "text" and any(len(text) > 10_000 for text in inputs):
         raise Problem(422, "input: a text has more than the 10,000 characters allowed")
     encode = _texts if wanted.modality == "text" else _pictures
-    vectors, used = await in_time(encode(engine, inputs), engine, request)
+    vectors, used = await in_time(encode(engine, inputs), request)
     data = [
         {
             "object": "embedding",
@@ -70,7 +70,7 @@ async def rank(request: Request, engine: EngineOf) -> Response:
     _check_count(engine, max(len(images), len(texts)), "candidates")
 
     both = asyncio.gather(engine.images_vectors(images, snapshot), engine.queries.texts(texts))
-    image_vectors, text_vectors = await in_time(both, engine, request)
+    image_vectors, text_vectors = await in_time(both, request)
     scores = (image_vectors @ text_vectors.T).ravel()
     logits = engine.encoder.logit_scale * (scores - scores.max())
     probabilities = np.exp(logits) / np.exp(logits).sum()

@@ -29,7 +29,7 @@ _UNWATCHED = 0.05  # seconds; most are answered before, and a task that looks ou
 EngineOf = Annotated[Engine, Depends(engine)]
 
 
-async def in_time(work: Awaitable[T], engine: Engine, request: Request) -> T:
+async def in_time(work: Awaitable[T], request: Request) -> T:
     """Await `work`; let go of it once the client has gone. How long it may take is the guard's to say.
 
     What comes next from the client is its leaving, or a body that nobody reads.

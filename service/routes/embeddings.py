@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 
 from service.engine import Engine
 from service.errors import Problem
-from service.intake import from_url
 from service.results import dumps
 from service.routes.shared import EngineOf, body_of, in_time, json_of, json_response
-from service.schemas import EmbeddingsAnswer, EmbeddingsRequest, RankAnswer, RankRequest
+from service.schemas import EmbeddingsAnswer, EmbeddingsRequest, ImageInput, RankAnswer, RankRequest
 
 Vector = NDArray[np.float32]
 
@@ -53,9 +52,7 @@ async def _texts(engine: Engine, texts: list[str]) -> tuple[Vector, int]:
 
 
 async def _pictures(engine: Engine, urls: list[str]) -> tuple[Vector, int]:
-    allowance = engine.fetcher.allowance()
-    files = await asyncio.gather(*(from_url(url, engine.fetcher, allowance) for url in urls))
-    return await engine.queries.pictures(files), 0
+    return await engine.images_vectors([ImageInput(url=url) for url in urls], engine.snapshot), 0
 
 
 @router.post("/rank", response_model=RankAnswer, openapi_extra=body_of(RankRequest))

@@ -253,7 +253,8 @@ class Request:
 class Traffic:
     """Constant load by locust from entering to leaving; `requests` are there afterwards.
 
-    With `again` a request is sent once more if its connection, which it found open, is closed without a word.
+    With `again` a POST is sent once more if its connection, which it found open, is closed without a word, as GETs are
+    by the client itself.
     """
 
     def __init__(self, host: str, users: int, log: Path, again: bool) -> None:

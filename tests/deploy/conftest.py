@@ -204,6 +204,7 @@ def stack(
     env = {
         "DOCKER": docker,
         "COMPOSE_PROJECT_NAME": "crossmodal-test",
+        "COMPOSE_HTTP_TIMEOUT": "300",  # of compose v1: an engine that removes a container waits for the disk
         "CROSSMODAL_IMAGE": images[0],
         "CROSSMODAL_GREEN_IMAGE": images[0],
         "CROSSMODAL_INDEXER_IMAGE": images[1],

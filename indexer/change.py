@@ -177,7 +177,9 @@ class _Change:
     def item(self, row: int) -> _Item:
         """A picture of the base, to be changed."""
         if row not in self._items:
-            self._items[row] = _Item(self._images.take([row]).to_pylist()[0])
+            item = self._items[row] = _Item(self._images.take([row]).to_pylist()[0])
+            if self._shown[row]:  # all that was said of it so far is what is stored, so it was forgotten
+                item.told = {place: [item.as_stored(place)] for place in item.places}
         return self._items[row]
 
     def fresh(self, records: Iterator[Record]) -> Iterator[Record]:
@@ -201,8 +203,8 @@ class _Change:
             return
         self.known_records += 1
         item = self.item(row)
-        item.told.setdefault(record.uri, []).append(record)
         self._shown[row] = True
+        item.told.setdefault(record.uri, []).append(record)
         if record.uri not in item.places:
             item.places.append(record.uri)
             if (before := self._known.at(record.uri)) is not None and before != row:
@@ -308,6 +310,12 @@ class _Item:
     def all_told(self) -> bool:
         """Whether this corpus says all there is to say."""
         return all(place in self.told for place in self.places)
+
+    def as_stored(self, place: str) -> Record:
+        """A record that says of it what is stored."""
+        captions, metadata = tuple(self.stored["captions"]), self.stored["metadata"]
+        offset, length = self.stored["offset"], self.stored["length"]
+        return Record(place, bytes, captions=captions, metadata=metadata, offset=offset, length=length)
 
     def settled(self) -> dict[str, Any]:
         """What is to be stored of it, in the form of `stored`."""

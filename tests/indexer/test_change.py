@@ -229,3 +229,17 @@ def test_what_cannot_be_changed(tmp_path: Path, encoder: DualEncoder) -> None:
     other.fingerprint = "f00d"  # type: ignore[attr-defined]
     with pytest.raises(ValueError, match="another model"):
         add_to_index(table, tmp_path / "index", other)  # type: ignore[arg-type]
+
+
+def test_what_several_rows_say_of_a_picture_stays(tmp_path: Path, encoder: DualEncoder) -> None:
+    rows = [{"image": "a.jpg", "content": 1, "caption": ["one", "two"], "year": 1999},
+            {"image": "b.jpg", "content": 1, "caption": "one"},
+            {"image": "a.jpg", "content": 1, "caption": "one", "year": 2001}]  # fmt: skip
+    table = write_table(tmp_path / "corpus", rows)
+    built = build_index(table, tmp_path / "index", encoder)
+    report = add_to_index(table, tmp_path / "index", encoder, prune=True)
+    assert (report.changed, report.snapshot) == (0, built.snapshot)
+    table = write_table(tmp_path / "corpus", [*rows, {"image": "a.jpg", "content": 1, "caption": "three"}])
+    assert add_to_index(table, tmp_path / "index", encoder, prune=True).changed == 1
+    build_index(table, tmp_path / "anew", encoder)
+    assert content_of(tmp_path / "index") == content_of(tmp_path / "anew")

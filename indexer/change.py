@@ -167,6 +167,7 @@ class _Change:
         self._items: dict[int, _Item] = {}  # by row
         self._shown = np.zeros(int(base.images.live().max(initial=-1)) + 1, np.bool_)
         self._seen: set[int] | None = set() if remember else None
+        self._unread: list[str] = []  # folders and shards, whose pictures may be there all the same
         self.known_records = self.changed = self.removed = 0
         self.rejects: set[tuple[str, str]] = set()
 
@@ -197,6 +198,8 @@ class _Change:
         if self._seen is not None:
             self._seen.add(_key(record.uri))
         sha256 = digest.result()
+        if sha256 is None and record.uri.endswith(("/", ".tar")):
+            self._unread.append(record.uri)
         row = None if sha256 is None else self._known.with_content(sha256)
         if row is None:
             yield record
@@ -248,11 +251,12 @@ class _Change:
         assert self._seen is not None
         live = self._images.live()
         columns = [name for name in self._images.schema.names if name in ("uri", "duplicate_uris")]
+        unread = tuple(self._unread)
         for start in range(0, len(live), _BATCH):
             rows = live[start : start + _BATCH].tolist()
             for row, at in zip(rows, self._images.take(rows, columns).to_pylist(), strict=True):
                 for uri in (at["uri"], *(at.get("duplicate_uris") or ())):
-                    if _is_of(uri, foreign) and _key(uri) not in self._seen:
+                    if _is_of(uri, foreign) and _key(uri) not in self._seen and not uri.startswith(unread):
                         self._leave(row, uri)
 
     def settle(self, schema: MetadataSchema) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +171,19 @@ def test_rejects_are_told_and_forgotten(tmp_path: Path, encoder: DualEncoder) ->
         assert json.loads(line)["uri"] == "worse.jpg"
     again = add_to_index(folder, tmp_path / "index", encoder)
     assert (again.snapshot, again.rejected) == (report.snapshot, 1)  # it is known to be bad: nothing has changed
+
+
+def test_what_cannot_be_looked_at_is_not_pruned(tmp_path: Path, encoder: DualEncoder) -> None:
+    for seed, name in enumerate(("a", "b", "gone")):
+        with tarfile.open(tmp_path / f"{name}.tar", "w") as tar:
+            info = tarfile.TarInfo(f"{name}.jpg")
+            info.size = len(jpeg(seed))
+            tar.addfile(info, io.BytesIO(jpeg(seed)))
+    build_index(tmp_path, tmp_path / "index", encoder)
+    (tmp_path / "b.tar").write_bytes(b"")
+    (tmp_path / "gone.tar").unlink()
+    report = add_to_index(tmp_path, tmp_path / "index", encoder, prune=True)
+    assert (report.removed, report.unchanged, report.rejected) == (1, 2, 1)
 
 
 def test_removing_by_id_and_by_filter_and_compacting(tmp_path: Path, encoder: DualEncoder) -> None:

@@ -95,6 +95,7 @@ def add_to_index(
                 change.take_in(bench, parts, work, writer)
                 if prune:
                     change.prune(foreign)
+                writer.forget_rejects(change.mended)
                 change.settle(work.schema)
                 for _, rows in encoded(bench, parts, work):
                     small = [row["thumbnail"] for row in rows] if thumbnails else None
@@ -102,7 +103,8 @@ def add_to_index(
                     if rows:
                         writer.add_images(image_batch(rows, work.schema), vectors, small)
                 change.write(writer, encoder, work.schema)
-                is_other = work.images or change.changed or change.removed or change.rejects - set(base.rejects())
+                is_other = work.images or change.changed or change.removed or change.mended
+                is_other = is_other or change.rejects - set(base.rejects())
                 snapshot = writer.publish() if is_other else base.name
         bench.remove()
     return ChangeReport(
@@ -170,6 +172,8 @@ class _Change:
         self._unread: list[str] = []  # folders and shards, whose pictures may be there all the same
         self.known_records = self.changed = self.removed = 0
         self.rejects: set[tuple[str, str]] = set()
+        self._rejected = {uri for uri, _ in base.rejects()}
+        self.mended: set[str] = set()  # of these, what is no longer to be rejected
 
     @property
     def unchanged(self) -> int:
@@ -205,6 +209,8 @@ class _Change:
             yield record
             return
         self.known_records += 1
+        if record.uri in self._rejected and all(len(text) <= MAX_CAPTION for text in record.captions):
+            self.mended.add(record.uri)
         item = self.item(row)
         self._shown[row] = True
         item.told.setdefault(record.uri, []).append(record)
@@ -248,16 +254,20 @@ class _Change:
 
     def prune(self, foreign: str | None) -> None:
         """Take away what this corpus had and has no longer."""
-        assert self._seen is not None
         live = self._images.live()
         columns = [name for name in self._images.schema.names if name in ("uri", "duplicate_uris")]
-        unread = tuple(self._unread)
         for start in range(0, len(live), _BATCH):
             rows = live[start : start + _BATCH].tolist()
             for row, at in zip(rows, self._images.take(rows, columns).to_pylist(), strict=True):
                 for uri in (at["uri"], *(at.get("duplicate_uris") or ())):
-                    if _is_of(uri, foreign) and _key(uri) not in self._seen and not uri.startswith(unread):
+                    if self._is_gone(uri, foreign):
                         self._leave(row, uri)
+        self.mended.update(uri for uri in self._rejected if self._is_gone(uri, foreign))
+
+    def _is_gone(self, uri: str, foreign: str | None) -> bool:
+        assert self._seen is not None
+        is_there = _key(uri) in self._seen or uri.startswith(tuple(self._unread))
+        return not is_there and _is_of(uri, foreign)
 
     def settle(self, schema: MetadataSchema) -> None:
         """Compare with the base: what is as it was is forgotten, the schema sees what is not."""

@@ -171,6 +171,13 @@ def test_rejects_are_told_and_forgotten(tmp_path: Path, encoder: DualEncoder) ->
         assert json.loads(line)["uri"] == "worse.jpg"
     again = add_to_index(folder, tmp_path / "index", encoder)
     assert (again.snapshot, again.rejected) == (report.snapshot, 1)  # it is known to be bad: nothing has changed
+    (folder / "worse.jpg").write_bytes(jpeg(1))
+    (folder / "worst.jpg").write_text("nor this")
+    add_to_index(folder, tmp_path / "index", encoder)
+    (folder / "worst.jpg").unlink()
+    add_to_index(folder, tmp_path / "index", encoder, prune=True)
+    with IndexDirectory(tmp_path / "index").open() as snapshot:
+        assert list(snapshot.rejects()) == []
 
 
 def test_what_cannot_be_looked_at_is_not_pruned(tmp_path: Path, encoder: DualEncoder) -> None:

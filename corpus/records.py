@@ -59,3 +59,8 @@ def captions_of(value: Any) -> tuple[str, ...]:
 def as_utf8(text: str) -> str:
     """Text that UTF-8 can hold: lone surrogates (broken JSON escapes, undecodable file names) become `?`."""
     return text.encode("utf-8", "replace").decode()
+
+
+def as_address(name: str) -> str:
+    """A name that UTF-8 can hold, and no other file's: bytes that are no UTF-8 are written out, `\\udce9`."""
+    return name.encode("utf-8", "backslashreplace").decode()

@@ -55,8 +55,7 @@ class TimedProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         self._wait_for_head()
         if len(self.connections) > self.most:
-            count("connections")
-            next(iter(self._idle)).transport.abort()  # this one itself, if all others are being answered
+            next(iter(self._idle))._give_up("connections")  # this one itself, if all others are being answered
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._idle.pop(self, None)

@@ -268,6 +268,7 @@ class Traffic:
         self.requests: list[Request] = []
 
     def __enter__(self) -> Traffic:
+        self._log.unlink(missing_ok=True)  # of the load before
         environment = {**os.environ, "TRAFFIC_LOG": str(self._log), "TRAFFIC_RETRIES": self._retries}
         self._process = subprocess.Popen(
             [str(part) for part in self._command], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT

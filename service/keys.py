@@ -167,7 +167,7 @@ class KeyRing:
             status = self.path.stat()
         except OSError:
             return None
-        return status.st_mtime_ns, status.st_size, status.st_ino, status.st_dev
+        return status.st_ctime_ns, status.st_size, status.st_ino, status.st_dev  # mtime misses chmod
 
     def _look(self) -> None:
         self._look_at = self._clock() + _LOOK_AGAIN

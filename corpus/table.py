@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -44,7 +45,8 @@ def read_captions(path: str | Path) -> dict[str, tuple[str, ...]]:
     for row in _reader(path)():
         if "image" not in row or "caption" not in row:
             raise SourceError(f"{path}: columns `image` and `caption` are needed; found {', '.join(map(str, row))}")
-        captions[str(row["image"])] = captions.get(str(row["image"]), ()) + captions_of(_listed(row["caption"]))
+        name = os.path.normpath(str(row["image"]))
+        captions[name] = captions.get(name, ()) + captions_of(_listed(row["caption"]))
     return captions
 
 

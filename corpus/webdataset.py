@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -37,7 +38,7 @@ def open_shards(shards: Sequence[Path], root: Path) -> Source:
     root = root.resolve()
 
     def shard(path: Path) -> _Shard:
-        path = path.resolve()
+        path = Path(os.path.realpath(path))
         name = path.relative_to(root).as_posix()
         return _Shard(name, partial(file_stamp, path), lambda: path.open("rb"), partial(read_local, path))
 

@@ -155,7 +155,7 @@ def _read_csv(delimiter: str, path: str) -> Iterator[dict[str, Any]]:
     with open(path, encoding="utf-8-sig", newline="") as file:
         rows = csv.DictReader(file, delimiter=delimiter)
         for row in rows:
-            if any(row.pop(None, ())):  # type: ignore[call-overload]  # what is left over: half a caption
+            if any(row.pop(None, ())):  # what is left over: half a caption
                 raise _Broken(
                     f", line {rows.line_num}: more fields than columns; a text with a {delimiter!r} needs quotes"
                 )

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from corpus import remote
 from corpus.files import read, read_local
-from corpus.records import Record, Source, as_address, file_stamp
+from corpus.records import Record, Source, SourceError, as_address, file_stamp
 
 SUFFIXES = frozenset(
     {
@@ -18,6 +19,9 @@ SUFFIXES = frozenset(
         ".jp2", ".j2k", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".ico", ".qoi",
     }
 )  # fmt: skip
+
+
+log = logging.getLogger(__name__)
 
 
 def open_folder(root: Path, captions: dict[str, tuple[str, ...]] | None = None) -> Source:
@@ -32,7 +36,7 @@ def open_folder(root: Path, captions: dict[str, tuple[str, ...]] | None = None) 
             record = file_record(root, name)
             yield replace(record, captions=captions.get(name, ())) if captions else record
 
-    return Source(str(root), records, sum(1 for _ in _walk(root)))
+    return Source(str(root), records, _count(str(root), _walk(root), captions))
 
 
 def file_record(root: Path, name: str) -> Record:
@@ -50,7 +54,21 @@ def open_remote_folder(root: str, captions: dict[str, tuple[str, ...]] | None = 
             said = captions.get(name, ()) if captions else ()
             yield Record(uri=as_address(name), read=partial(read, root, name), stamp=stamp, captions=said)
 
-    return Source(root, records, len(found))
+    return Source(root, records, _count(root, (name for name, _ in found), captions))
+
+
+def _count(root: str, names: Iterable[str], captions: dict[str, tuple[str, ...]] | None) -> int:
+    """How many names there are. SourceError where captions are of none of them, a warning where some are of others."""
+    count, left = 0, set(captions or ())
+    for name in names:
+        count += 1
+        left.discard(name)
+    if left and count:
+        said = f"captions are told of {len(left):,} pictures that are not there, such as {min(left)!r}"
+        if len(left) == len(captions or ()):
+            raise SourceError(f"{root}: {said}, and of no other; `image` is relative to the folder")
+        log.warning("%s: %s", root, said)
+    return count
 
 
 def _walk(root: Path) -> Iterator[str]:

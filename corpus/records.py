@@ -49,11 +49,9 @@ def file_stamp(path: Path) -> str:
 
 
 def captions_of(value: Any) -> tuple[str, ...]:
-    """A caption column's value: a string, a list of strings, or nothing."""
-    if value is None:
-        return ()
+    """A caption column's value: a string, a list of strings, or nothing (NaN, where pandas wrote the table)."""
     values = value if isinstance(value, list | tuple) else [value]
-    return tuple(text for text in (as_utf8(str(v)).strip() for v in values if v is not None) if text)
+    return tuple(text for text in (as_utf8(str(v)).strip() for v in values if v is not None and v == v) if text)
 
 
 def as_utf8(text: str) -> str:

@@ -103,8 +103,8 @@ def add_to_index(
                     if rows:
                         writer.add_images(image_batch(rows, work.schema), vectors, small)
                 change.write(writer, encoder, work.schema)
-                is_other = bool(work.images or change.changed or change.removed or change.mended)
-                is_other = is_other or bool(change.rejects - set(base.rejects()))
+                reject_news = change.mended or change.rejects - set(base.rejects())
+                is_other = work.images or change.changed or change.removed or reject_news
                 snapshot = writer.publish() if is_other else base.name
         bench.remove()
     return ChangeReport(

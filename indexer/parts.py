@@ -71,7 +71,7 @@ class Workbench:
         data, digest = content[:-_DIGEST], content[-_DIGEST:]
         if hashlib.sha256(data).digest() != digest:
             return None
-        return pa.ipc.open_file(data).read_all().to_pylist()
+        return pa.ipc.open_file(pa.py_buffer(data)).read_all().to_pylist()
 
     def save(self, number: int, rows: list[dict[str, Any]]) -> None:
         sink = pa.BufferOutputStream()

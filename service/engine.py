@@ -58,6 +58,7 @@ class Engine:
             streams=threads.streams,
             threads=threads.encoder,
             lazy=lazy,
+            verify=settings.verify and not lazy and READ_THROUGH not in os.environ,
         )
         self._reloading = asyncio.Lock()
         self.snapshot = self._checked(snapshot) if lazy else self._read_through(snapshot)

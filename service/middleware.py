@@ -102,7 +102,7 @@ class RequestGuard:
             if now >= due:
                 limit.reschedule(now)
             elif due < math.inf:
-                timer = loop.call_at(due, look)
+                timer = loop.call_at(due, look)  # noqa: F821 (deleted at the end)
 
         refusal: _Refused | None = None
         counts = scope["path"].startswith("/v1/")
@@ -123,7 +123,7 @@ class RequestGuard:
                         raise _Refused(413, "too_large", f"the request has more than the {self.most:,} bytes allowed")
                 await self.app(scope, counted, watched)
         except _Refused as error:
-            refusal = error
+            refusal = error.with_traceback(None)  # else it would hold this frame, which holds it
         except TimeoutError:
             if not limit.expired():
                 raise
@@ -136,6 +136,8 @@ class RequestGuard:
         finally:
             if timer:
                 timer.cancel()
+                timer = None
+            del look  # it holds itself, and with it the request: the garbage collector would stop the loop for it
             self.held -= received
             self.load.requests -= counts
             if refusal is not None:

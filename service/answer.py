@@ -30,8 +30,10 @@ async def answer(engine: Engine, target: Target, wanted: SearchRequest, began: f
         raise Problem(422, f"queries: {len(queries)} of them; at most {limits.max_queries} are allowed")
     if wanted.offset + wanted.k > limits.max_k:
         raise Problem(422, f"offset + k is {wanted.offset + wanted.k:,}; at most {limits.max_k:,} is allowed")
-    if len(queries) * (wanted.offset + wanted.k) > 10 * limits.max_k:
-        raise Problem(422, f"{len(queries)} queries of {wanted.k:,} hits are too much for one request: lower k")
+    # 10,000 vectors of 512 numbers are 60 MB of JSON.
+    if len(queries) * (wanted.offset + wanted.k) > (1 if "vector" in wanted.include else 10) * limits.max_k:
+        what = "hits with vectors" if "vector" in wanted.include else "hits"
+        raise Problem(422, f"{len(queries)} queries of {wanted.k:,} {what} are too much for one request: lower k")
     snapshot = engine.snapshot  # one snapshot for the whole request, whatever is published meanwhile
     where = _filter(wanted.filter, snapshot, target)
     params = _params(wanted.params, snapshot, target)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from queue import LifoQueue
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dual_encoder.compiled import Compiled
 from dual_encoder.errors import ModelError, RuntimeMissing
 from dual_encoder.packing import EndOfText, TextTower, in_sizes
 
@@ -39,6 +40,9 @@ class OpenVinoRuntime:
 
     Or int8, from text.int8.xml and image.int8.xml; what is not 8-bit in them is as with auto.
 
+    `files` are the SHA-256s of the directory's files: with them, and only then, what is compiled is checked and
+    kept for the next start, which reads it through if it is to `verify`.
+
     A tower is compiled when it is first used, or by `compile`. As many threads as there are `streams` may encode at
     once; they share `threads` cores, all by default.
     """
@@ -54,6 +58,8 @@ class OpenVinoRuntime:
         *,
         streams: int = 1,
         threads: int | None = None,
+        files: Mapping[str, str] | None = None,
+        verify: bool = True,
     ) -> None:
         has_bf16 = "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         if precision == "bf16" and not has_bf16:
@@ -68,11 +74,12 @@ class OpenVinoRuntime:
         options = {
             "INFERENCE_PRECISION_HINT": "bf16" if whole == "bf16" else "f32",
             "NUM_STREAMS": str(streams),
-            "CACHE_DIR": str(cache_directory() / "openvino"),
         }
         if threads is not None:
             options["INFERENCE_NUM_THREADS"] = str(threads)
-        self._text, self._image = (_Tower(path, options, streams) for path in paths)
+        self._text, self._image = (
+            _Tower(path, options, streams, _kept(path, files, options), verify) for path in paths
+        )
         self._texts = TextTower(self._text, context_length, end_of_text)
 
     def compile(self) -> None:
@@ -94,6 +101,18 @@ def int8_path(directory: Path, tower: str) -> Path:
     return directory / f"{tower}.int8.xml"
 
 
+def _kept(path: Path, files: Mapping[str, str] | None, options: Mapping[str, str]) -> Compiled | None:
+    if files is None:
+        return None
+    own = {name: digest for name, digest in files.items() if name in (path.name, *_weights(path))}
+    return Compiled(cache_directory() / "openvino", path, own, options)
+
+
+def _weights(path: Path) -> tuple[str, str]:
+    """Files beside a tower that its weights may be in."""
+    return f"{path.name}.data", path.with_suffix(".bin").name
+
+
 def no_int8(directory: Path) -> ModelError:
     """What is raised where 8-bit towers are asked for and there are none."""
     how = "`crossmodal model export … --int8 PICTURES` writes them"
@@ -103,22 +122,30 @@ def no_int8(directory: Path) -> ModelError:
 class _Tower:
     """One ONNX file, compiled on first use; called with its inputs from as many threads as there are streams."""
 
-    def __init__(self, path: Path, options: dict[str, str], streams: int) -> None:
-        self._path, self._options, self._streams = path, options, streams
+    def __init__(
+        self, path: Path, options: dict[str, str], streams: int, kept: Compiled | None = None, verify: bool = True
+    ) -> None:
+        self._path, self._options, self._streams, self._kept, self._verify = path, options, streams, kept, verify
         self._lock = threading.Lock()
         self._idle: LifoQueue[Any] | None = None
 
     def compile(self) -> LifoQueue[Any]:
         with self._lock:
             if self._idle is None:
+                options = self._options
+                if self._kept is not None:
+                    self._kept.prepare(self._verify)
+                    options = {**options, "CACHE_DIR": str(self._kept.folder)}
                 try:
-                    model = core().compile_model(self._path, "CPU", self._options)
+                    model = core().compile_model(self._path, "CPU", options)
                     idle: LifoQueue[Any] = LifoQueue()
                     for _ in range(self._streams):
                         idle.put(model.create_infer_request())
                 except RuntimeError as error:
                     why = str(error).splitlines()[-1][:200]
                     raise ModelError(f"{self._path}: OpenVINO cannot load the model: {why}") from None
+                if self._kept is not None and not model.get_property("LOADED_FROM_CACHE"):
+                    self._kept.note()
                 self._idle = idle
             return self._idle
 

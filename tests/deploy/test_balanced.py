@@ -256,9 +256,8 @@ def test_throughput_of_three_and_of_one(stack: Any, tmp_path: Path, even: None) 
         output = subprocess.check_output(
             ["wrk", "-t2", "-c32", "-d5s", "-s", str(script), f"{stack.front}/v1/search/images"], text=True
         )
-        assert not re.search("Non-2xx|Socket errors: (?!connect 0, read 0, write 0)", output), (
-            output
-        )  # slow is no error
+        # Slow is no error.
+        assert not re.search("Non-2xx|Socket errors: (?!connect 0, read 0, write 0)", output), output
         return float(re.search(r"Requests/sec:\s+([\d.]+)", output)[1])  # type: ignore[index]
 
     searches_per_second()

@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from dual_encoder import load_encoder
+from dual_encoder import files, load_encoder
 from indexer import add_to_index, build_index, compact_index, remove_from_index
 from vector_index import IndexDirectory
 
@@ -39,6 +39,7 @@ CALLS = [
     *((os, name) for name in ("fsync", "rename", "replace", "link", "mkdir", "unlink", "rmdir")),
     (io, "open"),
     (builtins, "open"),
+    (files, "_swap"),  # of two folders, a call that Python does not have
 ]
 
 

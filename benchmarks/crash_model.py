@@ -99,7 +99,9 @@ class Modelling(Scenario):
         return True
 
     def litter(self, place: Path) -> list[str]:
-        return [str(path.relative_to(place)) for path in place.rglob("*.tmp*")]
+        return [
+            str(path.relative_to(place)) for kind in ("*.tmp*", ".*.partial", ".*.old") for path in place.rglob(kind)
+        ]
 
 
 def _tensors(checkpoint: Path) -> str:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from corpus import remote
 from corpus.files import read, read_local
-from corpus.records import Record, Source, as_utf8, file_stamp
+from corpus.records import Record, Source, SourceError, as_address, file_stamp
 
 SUFFIXES = frozenset(
     {
@@ -18,6 +19,9 @@ SUFFIXES = frozenset(
         ".jp2", ".j2k", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".ico", ".qoi",
     }
 )  # fmt: skip
+
+
+log = logging.getLogger(__name__)
 
 
 def open_folder(root: Path, captions: dict[str, tuple[str, ...]] | None = None) -> Source:
@@ -32,13 +36,13 @@ def open_folder(root: Path, captions: dict[str, tuple[str, ...]] | None = None) 
             record = file_record(root, name)
             yield replace(record, captions=captions.get(name, ())) if captions else record
 
-    return Source(str(root), records, sum(1 for _ in _walk(root)))
+    return Source(str(root), records, _count(str(root), _walk(root), captions))
 
 
 def file_record(root: Path, name: str) -> Record:
     """The record of one file; `name` is relative to the root."""
     path = root / name
-    return Record(uri=as_utf8(name), read=partial(read_local, path), stamp=file_stamp(path))
+    return Record(uri=as_address(name), read=partial(read_local, path), stamp=file_stamp(path))
 
 
 def open_remote_folder(root: str, captions: dict[str, tuple[str, ...]] | None = None) -> Source:
@@ -48,20 +52,40 @@ def open_remote_folder(root: str, captions: dict[str, tuple[str, ...]] | None = 
     def records() -> Iterator[Record]:
         for name, stamp in found:
             said = captions.get(name, ()) if captions else ()
-            yield Record(uri=as_utf8(name), read=partial(read, root, name), stamp=stamp, captions=said)
+            yield Record(uri=as_address(name), read=partial(read, root, name), stamp=stamp, captions=said)
 
-    return Source(root, records, len(found))
+    return Source(root, records, _count(root, (name for name, _ in found), captions))
+
+
+def _count(root: str, names: Iterable[str], captions: dict[str, tuple[str, ...]] | None) -> int:
+    """How many names there are. SourceError where captions are of none of them, a warning where some are of others."""
+    count, left = 0, set(captions or ())
+    for name in names:
+        count += 1
+        left.discard(name)
+    if left and count:
+        said = f"captions are told of {len(left):,} pictures that are not there, such as {min(left)!r}"
+        if len(left) == len(captions or ()):
+            raise SourceError(f"{root}: {said}, and of no other; `image` is relative to the folder")
+        log.warning("%s: %s", root, said)
+    return count
 
 
 def _walk(root: Path) -> Iterator[str]:
-    """Names relative to the root in the order of their code points; holds one folder's entries at a time."""
+    """Names relative to the root in the order of their code points; holds one folder's entries at a time.
+
+    A folder that may not be read comes as a name itself, so that reading it says why.
+    """
     waiting = [_entries(root, "")]
     while waiting:
         name = next(waiting[-1], None)
         if name is None:
             waiting.pop()
         elif name.endswith("/"):
-            waiting.append(_entries(root, name))
+            try:
+                waiting.append(_entries(root, name))
+            except OSError:
+                yield name
         else:
             yield name
 
@@ -69,20 +93,18 @@ def _walk(root: Path) -> Iterator[str]:
 def _entries(root: Path, folder: str) -> Iterator[str]:
     """Pictures, and folders with a slash at their end: sorted so, a depth-first walk is in the order of whole paths."""
     found = []
-    try:
-        with os.scandir(root / folder) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                if _is_folder(entry):
-                    if not entry.is_symlink():
-                        found.append(f"{folder}{entry.name}/")
-                elif os.path.splitext(entry.name)[1].lower() in SUFFIXES and not (
-                    entry.is_symlink() and not Path(entry.path).resolve().is_relative_to(root)
-                ):
-                    found.append(folder + entry.name)
-    except OSError:  # a folder that may not be read is passed over
-        pass
+    with os.scandir(root / folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if _is_folder(entry):
+                if not entry.is_symlink():
+                    found.append(f"{folder}{entry.name}/")
+            elif os.path.splitext(entry.name)[1].lower() in SUFFIXES and not (
+                # Not Path.resolve: before Python 3.13 it fails on a link that leads to itself.
+                entry.is_symlink() and not Path(os.path.realpath(entry.path)).is_relative_to(root)
+            ):
+                found.append(folder + entry.name)
     return iter(sorted(found))
 
 

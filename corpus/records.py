@@ -49,13 +49,16 @@ def file_stamp(path: Path) -> str:
 
 
 def captions_of(value: Any) -> tuple[str, ...]:
-    """A caption column's value: a string, a list of strings, or nothing."""
-    if value is None:
-        return ()
+    """A caption column's value: a string, a list of strings, or nothing (NaN, where pandas wrote the table)."""
     values = value if isinstance(value, list | tuple) else [value]
-    return tuple(text for text in (as_utf8(str(v)).strip() for v in values if v is not None) if text)
+    return tuple(text for text in (as_utf8(str(v)).strip() for v in values if v is not None and v == v) if text)
 
 
 def as_utf8(text: str) -> str:
     """Text that UTF-8 can hold: lone surrogates (broken JSON escapes, undecodable file names) become `?`."""
     return text.encode("utf-8", "replace").decode()
+
+
+def as_address(name: str) -> str:
+    """A name that UTF-8 can hold, and no other file's: bytes that are no UTF-8 are written out, `\\udce9`."""
+    return name.encode("utf-8", "backslashreplace").decode()

@@ -21,7 +21,7 @@ def open_source(path: str | Path, captions: str | Path | None = None) -> Source:
     _check_captions(str(path), path.is_dir(), captions)
     if path.is_dir():
         if shards := list(path.glob("*.tar")):
-            return open_shards(shards, path)
+            return _alone(open_shards(shards, path), open_folder(path), captions)
         return _filled(open_folder(path, _captions(captions)), str(path))
     if path.suffix == ".tar":
         return open_shards([path], path.parent)
@@ -50,7 +50,7 @@ def _open_remote(url: str, captions: str | Path | None) -> Source:
             return _open_remote_table(url)
         root = url.rstrip("/") + ("//" if url.endswith("://") else "")
         if shards := remote.names_in(url, ".tar"):
-            return open_remote_shards(shards, root)
+            return _alone(open_remote_shards(shards, root), open_remote_folder(root), captions)
         return _filled(open_remote_folder(root, _captions(captions)), url)
     except OSError as error:
         raise SourceError(f"{url}: {error.strerror or error}") from None
@@ -70,6 +70,17 @@ def _open_remote_table(url: str) -> Source:
 def _check_captions(path: str, is_folder: bool, captions: str | Path | None) -> None:
     if captions is not None and not is_folder:
         raise SourceError(f"{path} is not a folder: --captions goes with a folder of pictures")
+
+
+def _alone(shards: Source, beside: Source, captions: str | Path | None) -> Source:
+    """The shards of a folder that has nothing else, which would be passed over."""
+    if captions is not None:
+        raise SourceError(f"{shards.root} has .tar shards: --captions goes with a folder of pictures")
+    if beside.count:
+        raise SourceError(
+            f"{shards.root}: {beside.count:,} pictures lie beside .tar shards: give one of them its own folder"
+        )
+    return shards
 
 
 def _captions(path: str | Path | None) -> dict[str, tuple[str, ...]] | None:

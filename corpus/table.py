@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -13,7 +14,7 @@ from typing import IO, Any
 
 from corpus import files, remote, web
 from corpus.folder import file_record
-from corpus.records import Record, Source, SourceError, as_utf8, captions_of
+from corpus.records import Record, Source, SourceError, as_address, as_utf8, captions_of
 
 _STAMPED_AT_ONCE = 256  # rows
 _SPECIAL = ("image", "caption", "id")
@@ -44,31 +45,41 @@ def read_captions(path: str | Path) -> dict[str, tuple[str, ...]]:
     for row in _reader(path)():
         if "image" not in row or "caption" not in row:
             raise SourceError(f"{path}: columns `image` and `caption` are needed; found {', '.join(map(str, row))}")
-        captions[str(row["image"])] = captions.get(str(row["image"]), ()) + captions_of(_listed(row["caption"]))
+        name = os.path.normpath(str(row["image"]))
+        captions[name] = captions.get(name, ()) + captions_of(_listed(row["caption"]))
     return captions
 
 
 def _record(root: str | Path, row: dict[str, Any]) -> Record:
-    image = str(row.get("image") or "")
+    image = row.get("image") or ""
+    if not isinstance(image, str | int):
+        return Record(uri="", read=partial(_refuse, f"the row's `image` is no path but a {type(image).__name__}"))
+    image = str(image)
     if remote.is_remote(image):
-        record = Record(uri=as_utf8(image), read=partial(remote.read, image))
+        record = Record(uri=as_address(image), read=partial(remote.read, image))
     elif not image:
         record = Record(uri="", read=partial(_refuse, "the row's `image` is empty"))
     elif image.lower().startswith(("file://", "local://")):
-        record = Record(uri=as_utf8(image), read=partial(_refuse, "a file of this machine is named by its path"))
+        record = Record(uri=as_address(image), read=partial(_refuse, "a file of this machine is named by its path"))
     elif isinstance(root, str):
-        record = Record(uri=as_utf8(image), read=partial(files.read, root, image))
+        record = Record(uri=as_address(image), read=partial(files.read, root, image))
     else:
         record = file_record(root, image)
-    id = row.get("id")
     return Record(
         uri=record.uri,
         read=record.read,
         stamp=record.stamp,
-        id=None if id in (None, "") else as_utf8(str(id)),
+        id=_id(row.get("id")),
         captions=captions_of(_listed(row.get("caption"))),
         metadata={str(name): value for name, value in row.items() if name not in _SPECIAL},
     )
+
+
+def _id(value: Any) -> str | None:
+    """Where one is missing, pandas makes floats of whole numbers and NaN of the missing one."""
+    if isinstance(value, float):
+        value = None if value != value else int(value) if value.is_integer() else value
+    return None if value in (None, "") else as_utf8(str(value))
 
 
 def _listed(value: Any) -> Any:
@@ -142,18 +153,23 @@ class _Broken(ValueError):
 
 def _read_csv(delimiter: str, path: str) -> Iterator[dict[str, Any]]:
     with open(path, encoding="utf-8-sig", newline="") as file:
-        for row in csv.DictReader(file, delimiter=delimiter):
-            yield {name: value for name, value in row.items() if name}
+        rows = csv.DictReader(file, delimiter=delimiter)
+        for row in rows:
+            if any(row.pop(None, ())):  # what is left over: half a caption
+                raise _Broken(
+                    f", line {rows.line_num}: more fields than columns; a text with a {delimiter!r} needs quotes"
+                )
+            yield {name.strip(): value for name, value in row.items() if name.strip()}
 
 
 def _read_jsonl(path: str) -> Iterator[dict[str, Any]]:
-    with open(path, encoding="utf-8") as file:
+    with open(path, encoding="utf-8-sig") as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue
             try:
                 row = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise _Broken(f", line {number}: not JSON: {error}") from None
             if not isinstance(row, dict):
                 raise _Broken(f", line {number}: not a JSON object")

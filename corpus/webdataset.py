@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import IO, Any
 from corpus import remote
 from corpus.files import read_local
 from corpus.folder import SUFFIXES
-from corpus.records import Record, Source, as_utf8, captions_of, file_stamp
+from corpus.records import Record, Source, as_address, captions_of, file_stamp
 
 _CAPTIONS = (".txt", ".caption")
 _KNOWN = ("caption", "sha256", "width", "height")  # fields of img2dataset that the index finds out for itself
@@ -37,7 +38,7 @@ def open_shards(shards: Sequence[Path], root: Path) -> Source:
     root = root.resolve()
 
     def shard(path: Path) -> _Shard:
-        path = path.resolve()
+        path = Path(os.path.realpath(path))
         name = path.relative_to(root).as_posix()
         return _Shard(name, partial(file_stamp, path), lambda: path.open("rb"), partial(read_local, path))
 
@@ -69,6 +70,8 @@ def _members(shard: _Shard) -> Iterator[Record]:
                 if not member.isfile():
                     continue
                 folder, _, base = member.name.rpartition("/")
+                if base.startswith("."):  # as in a folder; macOS puts them beside each file
+                    continue
                 stem, dot, suffix = base.partition(".")
                 member_key = f"{folder}/{stem}"
                 if member_key != key and group:
@@ -80,7 +83,7 @@ def _members(shard: _Shard) -> Iterator[Record]:
                 yield from _record(tar, shard, stamp, group)
     except (tarfile.TarError, EOFError, OSError, ValueError) as error:
         yield Record(
-            uri=as_utf8(shard.name), read=partial(_refuse, f"the shard is broken or cut short: {error}"), stamp=stamp
+            uri=as_address(shard.name), read=partial(_refuse, f"the shard is broken or cut short: {error}"), stamp=stamp
         )
 
 
@@ -89,25 +92,38 @@ def _refuse(reason: str) -> bytes:
 
 
 def _record(tar: tarfile.TarFile, shard: _Shard, stamp: str, group: dict[str, tarfile.TarInfo]) -> Iterator[Record]:
-    image = next((member for suffix, member in group.items() if suffix in SUFFIXES), None)
-    if image is None:
-        return
+    """The pictures of a sample: `a.jpg`, whatever `a.mask.png` is there; without it each of `a.1.jpg`, `a.2.jpg` …"""
+    parts: dict[str, dict[str, tarfile.TarInfo]] = {}
+    for suffix, member in group.items():
+        before, _, last = suffix.rpartition(".")
+        parts.setdefault(before, {})[f".{last}"] = member
+    images = {before: next((each[last] for last in each if last in SUFFIXES), None) for before, each in parts.items()}
+    for before in [""] if images.get("") else parts:
+        if (image := images[before]) is not None:
+            yield _picture(tar, shard, stamp, image, parts[before])
+
+
+def _picture(
+    tar: tarfile.TarFile, shard: _Shard, stamp: str, image: tarfile.TarInfo, beside: dict[str, tarfile.TarInfo]
+) -> Record:
     metadata: dict[str, Any] = {}
     captions: tuple[str, ...] = ()
-    for suffix, member in group.items():
+    for suffix, member in beside.items():
         if suffix == ".json":
             try:
                 parsed = json.loads(_text(tar, member))
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
             metadata = parsed if isinstance(parsed, dict) else {}
         elif suffix in _CAPTIONS:
             captions += captions_of(_text(tar, member))
     captions = captions or captions_of(metadata.get("caption"))
+    if isinstance(listed := metadata.get("captions"), list) and (not captions or captions[0] in listed):
+        captions = captions_of(listed)  # of prepared pairs .txt has only the first
     metadata = {field: value for field, value in metadata.items() if field not in _KNOWN}
     offset, length = image.offset_data, image.size
-    yield Record(
-        uri=as_utf8(f"{shard.name}#{image.name}"), read=partial(shard.read, offset, length), stamp=stamp,
+    return Record(
+        uri=as_address(f"{shard.name}#{image.name}"), read=partial(shard.read, offset, length), stamp=stamp,
         captions=captions, metadata=metadata, offset=offset, length=length,
     )  # fmt: skip
 

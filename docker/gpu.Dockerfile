@@ -22,7 +22,8 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     /opt/build/bin/pip install --quiet --require-hashes -r build.txt
 RUN --mount=type=cache,target=/root/.cache/pip \
     /opt/venv/bin/pip install --quiet --require-hashes --only-binary=:all: -r gpu.txt \
-    && echo /opt/crossmodal > /opt/venv/lib/python3.11/site-packages/crossmodal.pth
+    && echo /opt/crossmodal > /opt/venv/lib/python3.11/site-packages/crossmodal.pth \
+    && /opt/venv/bin/pip uninstall --quiet --yes pip
 
 FROM requirements AS code
 COPY . .

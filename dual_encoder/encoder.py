@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from dual_encoder.compiled import check_files
 from dual_encoder.errors import ModelError
 from dual_encoder.preprocess import Preprocess
 from dual_encoder.reference import ModelReference, parse_reference
@@ -112,13 +113,15 @@ def load_encoder(
     streams: int = 1,
     threads: int | None = None,
     lazy: bool = False,
+    verify: bool = True,
 ) -> DualEncoder:
     """Load the dual encoder that `reference` names.
 
     `runtime` is auto, openvino or torch: auto takes torch on a GPU, else OpenVINO, for which a model that is not yet
     exported is exported once into the cache. `precision` is auto, bf16, fp32, or int8 where 8-bit towers were exported.
     On a CPU without torch, `streams` batches may be encoded at once, on `threads` cores together, all by default;
-    `lazy` leaves each tower until it is first used.
+    `lazy` leaves each tower until it is first used. What an export consists of is compared with the SHA-256s in its
+    model.json; of what was compiled of it before, only if it is to `verify`, for that reads it all.
     Raises ModelError, RuntimeMissing.
     """
     for name, value, allowed in [
@@ -137,12 +140,12 @@ def load_encoder(
     if runtime == "auto":
         runtime = "openvino" if device == "cpu" and (precision == "int8" or _installed("openvino")) else "torch"
     if runtime == "openvino":
-        return _load_exported(parsed, precision, streams, threads, lazy)
+        return _load_exported(parsed, precision, streams, threads, lazy, verify)
     return _load_torch(parsed, device, precision)
 
 
 def _load_exported(
-    reference: ModelReference, precision: str, streams: int, threads: int | None, lazy: bool
+    reference: ModelReference, precision: str, streams: int, threads: int | None, lazy: bool, verify: bool
 ) -> DualEncoder:
     directory = reference.directory
     if directory is None or not (directory / MODEL_JSON).is_file():
@@ -151,9 +154,10 @@ def _load_exported(
         directory = export_cached(reference)
     try:
         facts = json.loads((directory / MODEL_JSON).read_text("utf-8"))
+        check_files(directory, {name: facts["files"][name] for name in ("preprocess.json", "tokenizer.json")})
         preprocess = Preprocess.from_config(json.loads((directory / "preprocess.json").read_text("utf-8")))
         tokenizer = _load_tokenizer(directory, facts)
-        engine = _runtime(directory, precision, facts, streams, threads)
+        engine = _runtime(directory, precision, facts, streams, threads, verify)
         if not lazy:
             engine.compile()
         return DualEncoder(
@@ -173,7 +177,7 @@ def _load_exported(
 
 
 def _runtime(
-    directory: Path, precision: str, facts: dict[str, Any], streams: int, threads: int | None
+    directory: Path, precision: str, facts: dict[str, Any], streams: int, threads: int | None, verify: bool
 ) -> OpenVinoRuntime:
     from dual_encoder.openvino_runtime import TOWERS, OpenVinoRuntime, int8_path, no_int8
 
@@ -182,7 +186,9 @@ def _runtime(
     if precision == "int8" and not all(int8_path(directory, tower).name in facts["files"] for tower in TOWERS):
         raise no_int8(directory)  # those that lie there are of another export
     length, end = facts["context_length"], facts["end_of_text"]
-    return OpenVinoRuntime(directory, precision, length, end, streams=streams, threads=threads)
+    return OpenVinoRuntime(
+        directory, precision, length, end, streams=streams, threads=threads, files=facts["files"], verify=verify
+    )
 
 
 def _load_tokenizer(directory: Path, facts: dict[str, Any]) -> TokenizeTexts:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import logging
+import os
 import shutil
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -18,9 +19,10 @@ from PIL import Image
 
 from dual_encoder.encoder import FORMAT, MODEL_JSON, rows_of
 from dual_encoder.errors import DualEncoderError, ModelError
+from dual_encoder.files import in_native_code, sha256, staged
 from dual_encoder.hf_tokenizer import write_hf_tokenizer
 from dual_encoder.open_clip_model import OpenClipModel, load_open_clip
-from dual_encoder.openvino_runtime import TOWERS, OpenVinoRuntime, cache_directory, int8_path
+from dual_encoder.openvino_runtime import TOWERS, OpenVinoRuntime, cache_directory
 from dual_encoder.packing import EndOfText
 from dual_encoder.quantise import Examples, write_int8
 from dual_encoder.reference import ModelReference, parse_reference
@@ -30,6 +32,7 @@ from dual_encoder.tokenizer import clean_kind, write_tokenizer
 Judge = Callable[[Path], dict[str, Any]]
 
 _LEAST_COSINE = {"fp32": 0.9999, "bf16": 0.99, "int8": 0.95}
+_WEIGHTS = "open_clip_model.safetensors"
 _PROTOBUF_LIMIT = 1.5 * 2**30  # bytes of weights in one ONNX file; larger ones get a .data file beside it
 
 
@@ -37,8 +40,11 @@ def export_cached(reference: ModelReference) -> Path:
     """Export a model once into the cache; returns the directory."""
     source = load_open_clip(reference)
     directory = cache_directory() / "models" / source.fingerprint[:32]
-    if not _is_current(directory / MODEL_JSON):
-        _export(source, reference.name, directory, weights=False)
+    while not _is_current(directory / MODEL_JSON):
+        try:
+            _export(source, reference.name, directory, weights=False)
+        except BlockingIOError:  # another process is at it
+            time.sleep(1)
     return directory
 
 
@@ -60,8 +66,9 @@ def export_model(
     `int8` adds 8-bit towers, scaled by these examples; `trust_pickle` reads weights that are not safetensors. `judge`
     sees the whole directory before it appears under its name: what it returns joins model.json, files that it writes
     there come along, and what it raises stops the export, which then leaves no trace.
+    In the model's own directory the export takes the place of an older one in one step; other files there stay.
     Raises ModelError: it exists already, it has a tokenizer that cannot be written, or the exported towers do not
-    give what torch gives at every batch size and text length tried.
+    give what torch gives at every batch size and text length tried; OSError.
     """
     parsed = parse_reference(reference)
     if out.exists() and out.resolve() != parsed.directory and any(out.iterdir()):
@@ -81,13 +88,9 @@ def _export(
     judge: Judge | None = None,
     int8: Examples | None = None,
 ) -> None:
-    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    work = out.with_name(out.name + ".tmp")
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
-    try:
+    with staged(out) as work:
         try:
             tokenizer = _write_tokenizer(source.tokenizer, work)
         except ModelError as error:
@@ -105,14 +108,14 @@ def _export(
             write_int8(work, rows, map(source.preprocess, int8.images), context_length, end)
         parity = _measure_parity(source, work, context_length, end)
         if weights:
-            kept = out / "open_clip_model.safetensors"
-            if not kept.is_file():
+            kept, path = out / _WEIGHTS, work / _WEIGHTS
+            if kept.is_file():
+                _link(kept, path)
+            else:
                 state = {key: _half_if_exact(value) for key, value in source.model.state_dict().items()}
-                try:
-                    save_file(state, work / kept.name, metadata={"format": "pt"})
-                except SafetensorError as error:  # a full disk is no OSError to it
-                    raise ModelError(f"could not write {out}: {error}") from None
-                (work / kept.name).chmod(0o644)  # safetensors lets nobody else read it
+                with in_native_code(path):
+                    save_file(state, path, metadata={"format": "pt"})
+                path.chmod(0o644)  # safetensors lets nobody else read it
         facts = {
             "format": FORMAT,
             "fingerprint": source.fingerprint,
@@ -124,27 +127,33 @@ def _export(
             "end_of_text": end,
             "license": license,
             "parity": parity,
-            "files": {f.name: _sha256(f) for f in sorted(work.iterdir())},
+            "files": {f.name: sha256(f) for f in sorted(work.iterdir())},
         }
         _write_json(work / MODEL_JSON, facts)
         if judge:
             _write_json(work / MODEL_JSON, {**facts, **judge(work)})
-        _publish(work, out)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+        if out.is_dir():
+            _keep_others(out, work)
 
 
-def _publish(work: Path, out: Path) -> None:
-    """Give an export its name: all at once, or in place of an older one file by file."""
-    if not out.exists() or not (out.is_symlink() or any(out.iterdir())):
-        work.replace(out)
-        return
-    (out / MODEL_JSON).unlink(missing_ok=True)  # first to go, last to come: it says "whole"
-    for path in (int8_path(out, tower) for tower in TOWERS):
-        path.unlink(missing_ok=True)
-        path.with_suffix(".bin").unlink(missing_ok=True)
-    for file in sorted(work.iterdir(), key=lambda f: f.name == MODEL_JSON):
-        file.replace(out / file.name)
+def _keep_others(old: Path, new: Path) -> None:
+    """Take along what lies in a model's directory and is no older export's."""
+    towers = tuple(f"{tower}.{kind}" for tower in TOWERS for kind in ("onnx", "int8."))
+    for path in old.iterdir():
+        if path.name.startswith(towers) or (new / path.name).exists():
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.copytree(path, new / path.name, symlinks=True, copy_function=_link)
+        else:
+            _link(path, new / path.name)
+
+
+def _link(old: str | Path, new: str | Path) -> None:
+    """A second name of a file that nobody changes; where the file system has no such thing, a copy."""
+    try:
+        os.link(old, new, follow_symlinks=False)
+    except OSError:
+        shutil.copy2(old, new, follow_symlinks=False)
 
 
 def _write_tokenizer(tokenizer: Any, out: Path) -> dict[str, Any]:
@@ -164,11 +173,6 @@ def _write_tokenizer(tokenizer: Any, out: Path) -> dict[str, Any]:
 def _half_if_exact(weights: Any) -> Any:
     half = weights.half() if weights.is_floating_point() else weights
     return (half if bool((half == weights).all()) else weights).contiguous().clone()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _write_json(path: Path, value: Any) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dual_encoder.errors import ModelError
+from dual_encoder.files import in_native_code
 from dual_encoder.tokenizer import clean as cleaned
 from dual_encoder.tokenizer import clean_kind
 
@@ -44,7 +45,7 @@ class HuggingFaceTokenizer:
 def write_hf_tokenizer(theirs: Any, out: Path) -> dict[str, Any]:
     """Write an open_clip HFTokenizer into `out`, as transformers keeps it; returns what model.json says of it.
 
-    Raises ModelError: it is not a fast tokenizer, or what was written gives other ids than open_clip's own.
+    Raises ModelError: it is not a fast tokenizer, or what was written gives other ids than open_clip's own; OSError.
     """
     inner = theirs.tokenizer
     if theirs.tokenizer_mode == "clips" or not getattr(inner, "is_fast", False):
@@ -54,8 +55,9 @@ def write_hf_tokenizer(theirs: Any, out: Path) -> dict[str, Any]:
         wanted = theirs(trial).numpy()  # also sets cutting and padding, which the file then keeps
     except ValueError as error:  # no padding token
         raise ModelError(f"its tokenizer does not work: {str(error).splitlines()[0][:200]}") from None
-    inner.save_pretrained(out)
-    inner.backend_tokenizer.save(str(out / "tokenizer.json"))
+    with in_native_code(out / "tokenizer.json"):
+        inner.save_pretrained(out)
+        inner.backend_tokenizer.save(str(out / "tokenizer.json"))
     clean, strip_id = clean_kind(theirs.clean_fn), inner.sep_token_id if theirs.strip_sep_token else None
     ours = HuggingFaceTokenizer(out / "tokenizer.json", clean, strip_id)
     for text, want, got in zip(trial, wanted, ours(trial), strict=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from queue import LifoQueue
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dual_encoder.compiled import Compiled
 from dual_encoder.errors import ModelError, RuntimeMissing
 from dual_encoder.packing import EndOfText, TextTower, in_sizes
 
@@ -41,6 +42,9 @@ class OpenVinoRuntime:
 
     Or int8, from text.int8.xml and image.int8.xml; what is not 8-bit in them is as with auto.
 
+    `files` are the SHA-256s of the directory's files: with them, and only then, what is compiled is checked and
+    kept for the next start, which reads it through if it is to `verify`.
+
     A tower is compiled when it is first used, or by `compile`. As many threads as there are `streams` may encode at
     once; they share `threads` cores, all by default. A picture that comes alone is encoded on all of them, by a copy of
     its tower, where there is plenty of memory.
@@ -57,6 +61,8 @@ class OpenVinoRuntime:
         *,
         streams: int = 1,
         threads: int | None = None,
+        files: Mapping[str, str] | None = None,
+        verify: bool = True,
     ) -> None:
         has_bf16 = "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         if precision == "bf16" and not has_bf16:
@@ -71,14 +77,16 @@ class OpenVinoRuntime:
         options = {
             "INFERENCE_PRECISION_HINT": "bf16" if whole == "bf16" else "f32",
             "NUM_STREAMS": str(streams),
-            "CACHE_DIR": str(cache_directory() / "openvino"),
         }
         if threads is not None:
             options["INFERENCE_NUM_THREADS"] = str(threads)
-        self._text, self._image = (_Tower(path, options, streams) for path in paths)
+        text, image = paths
+        kept = _kept(image, files, options)
+        self._text = _Tower(text, options, streams, _kept(text, files, options), verify)
+        self._image = _Tower(image, options, streams, kept, verify)
         self._alone: _Tower | None = None
-        if streams > 1 and free_memory() > _PLENTY * _weights(paths[1]):
-            self._alone = _Tower(paths[1], {**options, "NUM_STREAMS": "1"}, 1)
+        if streams > 1 and free_memory() > _PLENTY * _size(image):
+            self._alone = _Tower(image, {**options, "NUM_STREAMS": "1"}, 1, kept, verify)
         self._texts = TextTower(self._text, context_length, end_of_text)
 
     def compile(self) -> None:
@@ -106,6 +114,18 @@ def int8_path(directory: Path, tower: str) -> Path:
     return directory / f"{tower}.int8.xml"
 
 
+def _kept(path: Path, files: Mapping[str, str] | None, options: Mapping[str, str]) -> Compiled | None:
+    if files is None:
+        return None
+    own = {name: digest for name, digest in files.items() if name in (path.name, *_weights(path))}
+    return Compiled(cache_directory() / "openvino", path, own, options)
+
+
+def _weights(path: Path) -> tuple[str, str]:
+    """Files beside a tower that its weights may be in."""
+    return f"{path.name}.data", path.with_suffix(".bin").name
+
+
 def no_int8(directory: Path) -> ModelError:
     """What is raised where 8-bit towers are asked for and there are none."""
     how = "`crossmodal model export … --int8 PICTURES` writes them"
@@ -115,22 +135,30 @@ def no_int8(directory: Path) -> ModelError:
 class _Tower:
     """One ONNX file, compiled on first use; called with its inputs from as many threads as there are streams."""
 
-    def __init__(self, path: Path, options: dict[str, str], streams: int) -> None:
-        self._path, self._options, self._streams = path, options, streams
+    def __init__(
+        self, path: Path, options: dict[str, str], streams: int, kept: Compiled | None = None, verify: bool = True
+    ) -> None:
+        self._path, self._options, self._streams, self._kept, self._verify = path, options, streams, kept, verify
         self._lock = threading.Lock()
         self._idle: LifoQueue[Any] | None = None
 
     def compile(self) -> LifoQueue[Any]:
         with self._lock:
             if self._idle is None:
+                options = self._options
+                if self._kept is not None:
+                    self._kept.prepare(self._verify)
+                    options = {**options, "CACHE_DIR": str(self._kept.folder)}
                 try:
-                    model = core().compile_model(self._path, "CPU", self._options)
+                    model = core().compile_model(self._path, "CPU", options)
                     idle: LifoQueue[Any] = LifoQueue()
                     for _ in range(self._streams):
                         idle.put(model.create_infer_request())
                 except RuntimeError as error:
                     why = str(error).splitlines()[-1][:200]
                     raise ModelError(f"{self._path}: OpenVINO cannot load the model: {why}") from None
+                if self._kept is not None and not model.get_property("LOADED_FROM_CACHE"):
+                    self._kept.note()
                 self._idle = idle
             return self._idle
 
@@ -158,8 +186,8 @@ def free_memory() -> int:
     return free
 
 
-def _weights(path: Path) -> int:
-    files = (path, path.with_suffix(".bin"))  # that of an .xml
+def _size(tower: Path) -> int:
+    files = (tower, *(tower.parent / name for name in _weights(tower)))
     return sum(file.stat().st_size for file in files if file.exists())
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dual_encoder.errors import ModelError, RuntimeMissing
+from dual_encoder.files import in_native_code
 from dual_encoder.openvino_runtime import TOWERS, core, int8_path
 from dual_encoder.packing import EndOfText, calls_of
 
@@ -39,7 +40,7 @@ def write_int8(
     Matrix products get 8-bit weights and activations; convolutions and embeddings stay.
     `rows` are token ids, each int64 (length,); `pixels` preprocessed pictures, each float32 (3, H, W). Activations are
     smoothed first (SmoothQuant, Xiao et al. 2022, arXiv:2211.10438), for single channels of a transformer's are far
-    larger than the rest. Raises RuntimeMissing, and ModelError where there are no examples or the disk is full.
+    larger than the rest. Raises RuntimeMissing, ModelError where there are no examples, and OSError.
     """
     os.environ.setdefault("NNCF_CI", "1")  # or it reports its use to its makers
     try:
@@ -63,7 +64,5 @@ def write_int8(
             subset_size=len(examples[tower]),
         )
         path = int8_path(directory, tower)
-        try:
+        with in_native_code(path):
             openvino.save_model(small, path)
-        except RuntimeError as error:  # a full disk is no OSError to it
-            raise ModelError(f"could not write {path}: {str(error).splitlines()[-1][:200]}") from None

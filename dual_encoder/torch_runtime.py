@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dual_encoder.errors import ModelError
 from dual_encoder.open_clip_model import OpenClipModel
 from dual_encoder.text_tower import encode_text, is_cuttable
 
@@ -15,17 +16,23 @@ _BATCH = 64  # texts a call
 
 
 class TorchRuntime:
-    """Unnormalised features from open_clip's own towers; bf16 converts the weights, else fp32."""
+    """Unnormalised features from open_clip's own towers; bf16 converts the weights, else fp32.
+
+    Raises ModelError where there is no such device, no driver for it, or too little memory on it.
+    """
 
     name = "torch"
 
     def __init__(self, source: OpenClipModel, device: str, precision: str) -> None:
         import torch
 
-        self.device = torch.device(device)
         self.precision = precision
         self._dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        self._model = source.model.to(self.device, self._dtype)
+        try:
+            self.device = torch.device(device)
+            self._model = source.model.to(self.device, self._dtype)
+        except (RuntimeError, AssertionError) as error:  # the latter from a torch that was built without CUDA
+            raise ModelError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from None
         self._cuttable = is_cuttable(source.model)
         self._context_length = int(source.tokenizer.context_length)
 

@@ -95,6 +95,7 @@ def add_to_index(
                 change.take_in(bench, parts, work, writer)
                 if prune:
                     change.prune(foreign)
+                writer.forget_rejects(change.mended)
                 change.settle(work.schema)
                 for _, rows in encoded(bench, parts, work):
                     small = [row["thumbnail"] for row in rows] if thumbnails else None
@@ -102,7 +103,8 @@ def add_to_index(
                     if rows:
                         writer.add_images(image_batch(rows, work.schema), vectors, small)
                 change.write(writer, encoder, work.schema)
-                is_other = work.images or change.changed or change.removed or change.rejects - set(base.rejects())
+                reject_news = change.mended or change.rejects - set(base.rejects())
+                is_other = work.images or change.changed or change.removed or reject_news
                 snapshot = writer.publish() if is_other else base.name
         bench.remove()
     return ChangeReport(
@@ -167,8 +169,11 @@ class _Change:
         self._items: dict[int, _Item] = {}  # by row
         self._shown = np.zeros(int(base.images.live().max(initial=-1)) + 1, np.bool_)
         self._seen: set[int] | None = set() if remember else None
+        self._unread: list[str] = []  # folders and shards, whose pictures may be there all the same
         self.known_records = self.changed = self.removed = 0
         self.rejects: set[tuple[str, str]] = set()
+        self._rejected = {uri for uri, _ in base.rejects()}
+        self.mended: set[str] = set()  # of these, what is no longer to be rejected
 
     @property
     def unchanged(self) -> int:
@@ -177,7 +182,9 @@ class _Change:
     def item(self, row: int) -> _Item:
         """A picture of the base, to be changed."""
         if row not in self._items:
-            self._items[row] = _Item(self._images.take([row]).to_pylist()[0])
+            item = self._items[row] = _Item(self._images.take([row]).to_pylist()[0])
+            if self._shown[row]:  # all that was said of it so far is what is stored, so it was forgotten
+                item.told = {place: [item.as_stored(place)] for place in item.places}
         return self._items[row]
 
     def fresh(self, records: Iterator[Record]) -> Iterator[Record]:
@@ -195,14 +202,18 @@ class _Change:
         if self._seen is not None:
             self._seen.add(_key(record.uri))
         sha256 = digest.result()
+        if sha256 is None and record.uri.endswith(("/", ".tar")):
+            self._unread.append(record.uri)
         row = None if sha256 is None else self._known.with_content(sha256)
         if row is None:
             yield record
             return
         self.known_records += 1
+        if record.uri in self._rejected and all(len(text) <= MAX_CAPTION for text in record.captions):
+            self.mended.add(record.uri)
         item = self.item(row)
-        item.told.setdefault(record.uri, []).append(record)
         self._shown[row] = True
+        item.told.setdefault(record.uri, []).append(record)
         if record.uri not in item.places:
             item.places.append(record.uri)
             if (before := self._known.at(record.uri)) is not None and before != row:
@@ -243,15 +254,20 @@ class _Change:
 
     def prune(self, foreign: str | None) -> None:
         """Take away what this corpus had and has no longer."""
-        assert self._seen is not None
         live = self._images.live()
         columns = [name for name in self._images.schema.names if name in ("uri", "duplicate_uris")]
         for start in range(0, len(live), _BATCH):
             rows = live[start : start + _BATCH].tolist()
             for row, at in zip(rows, self._images.take(rows, columns).to_pylist(), strict=True):
                 for uri in (at["uri"], *(at.get("duplicate_uris") or ())):
-                    if _is_of(uri, foreign) and _key(uri) not in self._seen:
+                    if self._is_gone(uri, foreign):
                         self._leave(row, uri)
+        self.mended.update(uri for uri in self._rejected if self._is_gone(uri, foreign))
+
+    def _is_gone(self, uri: str, foreign: str | None) -> bool:
+        assert self._seen is not None
+        is_there = _key(uri) in self._seen or uri.startswith(tuple(self._unread))
+        return not is_there and _is_of(uri, foreign)
 
     def settle(self, schema: MetadataSchema) -> None:
         """Compare with the base: what is as it was is forgotten, the schema sees what is not."""
@@ -308,6 +324,12 @@ class _Item:
     def all_told(self) -> bool:
         """Whether this corpus says all there is to say."""
         return all(place in self.told for place in self.places)
+
+    def as_stored(self, place: str) -> Record:
+        """A record that says of it what is stored."""
+        captions, metadata = tuple(self.stored["captions"]), self.stored["metadata"]
+        offset, length = self.stored["offset"], self.stored["length"]
+        return Record(place, bytes, captions=captions, metadata=metadata, offset=offset, length=length)
 
     def settled(self) -> dict[str, Any]:
         """What is to be stored of it, in the form of `stored`."""

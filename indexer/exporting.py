@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -16,11 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from dual_encoder.files import staged
 from indexer.build import Progress
 from indexer.embeddings import MARK, VECTOR, Mark
 from indexer.ledger import text_digest
 from vector_index import Collection, IndexDirectory, Snapshot
-from vector_index.files import fsync
 
 Format = Literal["clip-retrieval", "parquet"]
 FORMATS: tuple[Format, ...] = ("clip-retrieval", "parquet")
@@ -62,13 +61,12 @@ def export_index(
         raise ValueError(f"format {format!r} is not one of {', '.join(FORMATS)}")
     if shard_rows < 1:
         raise ValueError(f"shard_rows must be at least 1, got {shard_rows}")
-    with IndexDirectory(index).open() as snapshot, _appearing(out) as folder:
+    if out.exists() and not (out.is_dir() and next(out.iterdir(), None) is None):
+        raise ValueError(f"{out} is there already and is not an empty folder")
+    with IndexDirectory(index).open() as snapshot, staged(out) as folder:
         work = _Export(snapshot, folder, format, progress)
         texts = work.parquet() if format == "parquet" else work.clip_retrieval(shard_rows)
-        written = [path for path in folder.rglob("*") if path.is_file()]
-        for path in (*written, *(path for path in folder.rglob("*") if path.is_dir()), folder):
-            fsync(path)
-        size = sum(path.stat().st_size for path in written)
+        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         images = len(snapshot.images)
     return ExportReport(str(out), images, texts, size, time.monotonic() - began)
 
@@ -184,22 +182,6 @@ class _TextRows:
 
 def _keys(texts: list[str]) -> NDArray[np.uint64]:
     return np.frombuffer(b"".join(map(text_digest, texts)), np.uint64)
-
-
-@contextmanager
-def _appearing(out: Path) -> Iterator[Path]:
-    """A folder beside `out` that takes its place when all has gone well, and leaves no trace else."""
-    if out.exists() and not (out.is_dir() and next(out.iterdir(), None) is None):
-        raise ValueError(f"{out} is there already and is not an empty folder")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    folder = out.absolute().parent / f".{out.absolute().name}.{os.getpid()}.tmp"
-    folder.mkdir()
-    try:
-        yield folder
-        os.rename(folder, out)
-        fsync(out.absolute().parent)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

@@ -23,8 +23,9 @@ OWN: dict[str, Any] = {
     "offset": pa.int64(),
     "length": pa.int64(),
 }
-_INT = re.compile(r"[+-]?(0|[1-9][0-9]{0,17})")
-# With a point or an exponent: as numbers, the post code 01234 and a hash of 20 digits would be damaged.
+# As numbers, the telephone number +4930123, the post code 01234 and a hash of 20 digits would be damaged.
+_INT = re.compile(r"-?(0|[1-9][0-9]{0,17})")
+# With a point or an exponent.
 _FLOAT = re.compile(r"[+-]?((0|[1-9][0-9]*)?\.[0-9]+|(0|[1-9][0-9]*)(\.|(?=[eE])))([eE][+-]?[0-9]+)?")
 _TYPES: dict[str, Any] = {
     "": pa.null(),
@@ -67,7 +68,7 @@ class MetadataSchema:
 
 def column_name(name: str) -> str:
     """The column that metadata of this name lie in."""
-    return f"meta_{name}" if name in OWN else name
+    return f"meta_{name}" if name in OWN else as_utf8(name)
 
 
 def converted(value: Any, like: Any) -> Any:
@@ -80,7 +81,7 @@ def converted(value: Any, like: Any) -> Any:
 
 
 def _kind(value: Any) -> str:
-    if value is None or value == "":
+    if value is None or value == "" or value != value:  # NaN is how pandas says nothing
         return ""
     if isinstance(value, bool):
         return "bool"
@@ -104,7 +105,7 @@ def _wider(a: str, b: str) -> str:
 
 
 def _convert(value: Any, kind: str) -> Any:
-    if value is None or kind == "" or (value == "" and kind != "string"):
+    if value is None or value != value or kind == "" or (value == "" and kind != "string"):
         return None
     if kind == "string":
         return as_utf8(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str))

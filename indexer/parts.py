@@ -1,11 +1,12 @@
 """The work of a build in durable parts: each holds all there is to know of some consecutive records.
 
-A part is written beside its place, flushed and renamed, so that it is there whole or not at all. Killing a build loses
-at most the part in the making.
+A part is written beside its place, flushed and renamed, so that it is there whole or not at all; its SHA-256 comes last
+in it. Killing a build loses at most the part in the making.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -18,7 +19,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from vector_index.files import fsync
+
 PLAN = "plan.json"
+_DIGEST = hashlib.sha256().digest_size
 
 log = logging.getLogger(__name__)
 
@@ -52,32 +56,35 @@ class Workbench:
         if not (resume and self._planned() == plan):
             if resume and folder.exists():
                 log.warning("%s: an unfinished build with another model, source or setting is discarded", folder)
-            shutil.rmtree(folder, ignore_errors=True)
+            (folder / PLAN).unlink(missing_ok=True)  # first: without it nothing counts as finished
+            if folder.exists():
+                shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_durably(folder / PLAN, json.dumps(plan).encode())
 
     def load(self, number: int) -> list[dict[str, Any]] | None:
         """The rows of a finished part, None if it is not finished."""
-        path = self._path(number)
-        if not path.exists():
-            return None
         try:
-            with pa.memory_map(str(path)) as file:
-                return pa.ipc.open_file(file).read_all().to_pylist()
-        except (pa.ArrowException, OSError):
+            content = memoryview(self._path(number).read_bytes())
+        except OSError:
             return None
+        data, digest = content[:-_DIGEST], content[-_DIGEST:]
+        if hashlib.sha256(data).digest() != digest:
+            return None
+        return pa.ipc.open_file(pa.py_buffer(data)).read_all().to_pylist()
 
     def save(self, number: int, rows: list[dict[str, Any]]) -> None:
         sink = pa.BufferOutputStream()
         with pa.ipc.new_file(sink, SCHEMA) as writer:
             writer.write_table(pa.Table.from_pylist(rows, SCHEMA))
-        write_durably(self._path(number), sink.getvalue())
+        data = sink.getvalue()
+        write_durably(self._path(number), data, hashlib.sha256(data).digest())
 
     def discard_from(self, number: int) -> None:
         """Forget this part and all later ones: they build on what came before them."""
-        while self._path(number).exists():
-            self._path(number).unlink()
-            number += 1
+        for path in self.folder.glob("part-*"):
+            if path.name >= self._path(number).name:
+                path.unlink()
 
     def remove(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -92,19 +99,16 @@ class Workbench:
             return None
 
 
-def write_durably(path: Path, data: Any) -> None:
-    """Write, flush to the disk, rename into place."""
+def write_durably(path: Path, *data: Any) -> None:
+    """Write one after the other, flush to the disk, rename into place."""
     unfinished = path.with_suffix(".tmp")
     with unfinished.open("wb") as file:
-        file.write(data)
+        for each in data:
+            file.write(each)
         file.flush()
         os.fsync(file.fileno())
     unfinished.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    fsync(path.parent)
 
 
 def unpack(vectors: Sequence[bytes], dim: int) -> NDArray[np.float32]:

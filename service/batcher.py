@@ -201,6 +201,7 @@ class Batcher:
                     self._run(lane, [job])
                 return
             _post(jobs, [error], _fail)
+            del jobs  # the error holds this frame; with the futures, which hold the error, that would be a circle
         else:
             with self._changed:
                 lane.measured(sum(job.cost for job in jobs), time.monotonic() - began)

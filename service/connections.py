@@ -6,6 +6,7 @@ import asyncio
 import logging
 import resource
 import select
+import sys
 from typing import Any, ClassVar
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -19,13 +20,16 @@ from service.settings import Settings
 
 _FILES = 256  # that the process needs besides its connections
 _LINGER = 0.5  # seconds
+_LARGEST_HEAD = 64 * 2**10  # bytes; neither the parser nor uvicorn knows a bound
+_PIPELINE = 32  # requests that a connection may send before the first is answered
 
 
 class TimedProtocol(HttpToolsProtocol):
     """uvicorn's own, with what it leaves open.
 
     A connection is closed if no whole head has come within `seconds` of its opening or of the answer before, if its
-    client takes nothing of an answer for as long, and, the idle longest first, where there are more than `most`.
+    client takes nothing of an answer for as long, and, the idle longest first, where there are more than `most`. So is
+    one with an endless head, or with more requests than a few that wait for their turn.
 
     What the event loop has no time for is refused here, once its head has come: an application would need as long to
     refuse it as to answer it, where the model is small.
@@ -50,13 +54,17 @@ class TimedProtocol(HttpToolsProtocol):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._stuck: asyncio.TimerHandle | None = None
+        self._data = b""  # that the parser is at
+        self._unused = 0  # bytes of a head, or of what trails a body, that is not whole yet
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        if self.client and self.client[0].startswith("::ffff:") and "." in self.client[0]:
+            # IPv4 at an IPv6 socket: as one /64 network all of it would share a rate limit, and no proxy be trusted.
+            self.client = self.client[0].removeprefix("::ffff:"), self.client[1]
         self._wait_for_head()
         if len(self.connections) > self.most:
-            count("connections")
-            next(iter(self._idle)).transport.abort()  # this one itself, if all others are being answered
+            next(iter(self._idle))._give_up("connections")  # this one itself, if all others are being answered
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._idle.pop(self, None)
@@ -64,7 +72,32 @@ class TimedProtocol(HttpToolsProtocol):
             self._stuck.cancel()
         super().connection_lost(exc)
 
+    def data_received(self, data: bytes) -> None:
+        self._data = data
+        self._unused += len(data)
+        super().data_received(data)
+        if self._unused > _LARGEST_HEAD and not self.transport.is_closing():
+            count("too_large")
+            detail = f"the request's head has more than the {_LARGEST_HEAD:,} bytes allowed"
+            self._refuse("431 Request Header Fields Too Large", detail, new_request_id([]), {"Connection": "close"})
+            self.transport.close()
+
+    def _should_upgrade(self) -> bool:
+        return True
+
+    def handle_websocket_upgrade(self) -> None:
+        """Nothing is upgraded here, but the parser would leave the request's body out: again, without that header."""
+        rest = self._data[sys.exception().args[0] :]  # type: ignore[union-attr]
+        head = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
+        head += [b"%b: %b" % each for each in self.headers if each[0] != b"upgrade"]
+        self.data_received(b"\r\n".join([*head, b"", rest]))
+
     def on_headers_complete(self) -> None:
+        self._unused = 0
+        if len(self.pipeline) >= _PIPELINE or self.parser.get_method() == b"CONNECT":
+            raise ValueError  # to the parser, and so 400
+        if self.parser.should_upgrade():
+            return
         free = self.cycle is None or self.cycle.response_complete
         if free and self.load.full and self.url.startswith(b"/v1/"):
             self._shed()
@@ -73,6 +106,7 @@ class TimedProtocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
+        self._unused = 0
         if self.cycle is not None:  # else the connection's first request was refused: what comes with it is let go
             super().on_body(body)
 

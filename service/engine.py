@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -57,6 +58,7 @@ class Engine:
             streams=threads.streams,
             threads=threads.encoder,
             lazy=lazy,
+            verify=settings.verify and not lazy and READ_THROUGH not in os.environ,
         )
         self._reloading = asyncio.Lock()
         self.snapshot = self._checked(snapshot) if lazy else self._read_through(snapshot)
@@ -178,10 +180,12 @@ class Engine:
         return vectors
 
     async def _bytes_of(self, image: ImageInput, allowance: Allowance) -> bytes:
+        url = image.url or ""
         if image.base64 is not None:
-            encoded = image.base64
-            return await self.queries.off_loop(lambda: intake.from_base64(encoded))
-        return await intake.from_url(image.url or "", self.fetcher, allowance)
+            return await self.queries.off_loop(partial(intake.from_base64, image.base64))
+        if url[:5].lower() == "data:":
+            return await self.queries.off_loop(partial(intake.from_data_uri, url))
+        return await self.fetcher.fetch(url, allowance)
 
     # --- search -------------------------------------------------------------------------------------------------------
 

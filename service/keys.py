@@ -14,7 +14,6 @@ import hmac
 import json
 import os
 import secrets
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -120,17 +119,19 @@ def _editing(path: Path) -> Iterator[_Document]:
         document = _Document(keys=read(path)) if path.exists() else _Document()
         yield document
         text = json.dumps(document.model_dump(mode="json", exclude_none=True), indent=1, ensure_ascii=False)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")  # mode 0600
+        beside = path.with_name(f".{path.name}.tmp")
+        beside.unlink(missing_ok=True)  # of an edit that was killed
         try:
+            handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(handle, "w", encoding="utf-8") as file:
                 file.write(text + "\n")
                 if path.exists() and os.geteuid() == 0:  # the service runs as another user, who must go on reading it
                     os.fchown(file.fileno(), path.stat().st_uid, path.stat().st_gid)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(name, path)
+            os.replace(beside, path)
         except BaseException:
-            os.unlink(name)
+            beside.unlink(missing_ok=True)
             raise
         os.fsync(folder)
     finally:
@@ -167,7 +168,7 @@ class KeyRing:
             status = self.path.stat()
         except OSError:
             return None
-        return status.st_mtime_ns, status.st_size, status.st_ino, status.st_dev
+        return status.st_ctime_ns, status.st_size, status.st_ino, status.st_dev  # mtime misses chmod
 
     def _look(self) -> None:
         self._look_at = self._clock() + _LOOK_AGAIN

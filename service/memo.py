@@ -57,6 +57,7 @@ class Memo:
             if not running.waiting and not running.future.done():
                 del self._running[key]
                 running.future.cancel()
+            del running  # an error holds this frame; with the future, which holds the error, that would be a circle
 
     def _finish(self, key: bytes, future: asyncio.Future[Vector]) -> None:
         running = self._running.get(key)

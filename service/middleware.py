@@ -21,7 +21,7 @@ from service.problems import problem_response
 from service.refusals import Reason, count
 from service.settings import Settings
 
-_UNTIMED = "/v1/index/reload"  # the operator's, who waits for it
+_UNTIMED = "/v1/index/reload"  # the operator's, who waits for it; a body is let lie
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _SECONDS = re.compile(rb"[0-9]{1,9}(\.[0-9]{1,9})?")
 
@@ -61,7 +61,8 @@ class RequestGuard:
         scope["request_id"] = request_id
         REQUEST_ID.set(request_id)
         began, status, received, answered = time.monotonic(), 500, 0, False
-        arriving = b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0"
+        untimed = scope["path"] == _UNTIMED
+        arriving = not untimed and (b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0")
 
         async def counted() -> Message:
             nonlocal received, arriving
@@ -101,7 +102,7 @@ class RequestGuard:
             if now >= due:
                 limit.reschedule(now)
             elif due < math.inf:
-                timer = loop.call_at(due, look)
+                timer = loop.call_at(due, look)  # noqa: F821 (deleted at the end)
 
         refusal: _Refused | None = None
         counts = scope["path"].startswith("/v1/")
@@ -110,9 +111,7 @@ class RequestGuard:
             if counts and self.load.full:  # what the connection lets through: other spellings of the path, pipelines
                 raise _Refused(503, "loop", "the service is too busy: try again later")
             self.load.begun += counts
-            seconds = self._seconds(headers.get(b"x-request-timeout"))
-            if scope["path"] == _UNTIMED:
-                seconds = math.inf
+            seconds = math.inf if untimed else self._seconds(headers.get(b"x-request-timeout"))
             ALLOWANCE.set(Allowance(began + seconds))
             deadline = loop.time() + seconds
             body_by = min(deadline, loop.time() + self.settings.body_timeout)
@@ -124,7 +123,7 @@ class RequestGuard:
                         raise _Refused(413, "too_large", f"the request has more than the {self.most:,} bytes allowed")
                 await self.app(scope, counted, watched)
         except _Refused as error:
-            refusal = error
+            refusal = error.with_traceback(None)  # else it would hold this frame, which holds it
         except TimeoutError:
             if not limit.expired():
                 raise
@@ -137,6 +136,8 @@ class RequestGuard:
         finally:
             if timer:
                 timer.cancel()
+                timer = None
+            del look  # it holds itself, and with it the request: the garbage collector would stop the loop for it
             self.held -= received
             self.load.requests -= counts
             if refusal is not None:

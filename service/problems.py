@@ -94,7 +94,11 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(ValidationError)
     async def _invalid(request: Request, error: ValidationError) -> Response:
         count("invalid")
-        return problem_response(422, explain(error.errors()), request_id(request))
+        errors = error.errors()
+        for found in errors:
+            if isinstance(cause := found.get("ctx", {}).get("error"), Exception):
+                cause.__traceback__ = None  # it holds the whole request, in a circle
+        return problem_response(422, explain(errors), request_id(request))
 
     @app.exception_handler(StoreUnavailable)
     async def _unavailable(request: Request, error: StoreUnavailable) -> Response:

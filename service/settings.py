@@ -27,7 +27,7 @@ class Settings(BaseSettings):
     precision: str = "auto"
     workers: int = Field(1, gt=0, description="processes that share this machine's cores")
     watch_seconds: float = Field(5.0, ge=0, description="between looks for a new snapshot; 0: only when told to reload")
-    verify: bool = Field(True, description="read a snapshot through, against its SHA-256s, before it serves")
+    verify: bool = Field(True, description="read snapshot and model through, against their SHA-256s, before they serve")
     cache_bytes: int = Field(32 * 2**20, ge=0, description="of remembered vectors, of texts and of pictures each")
     corpus_root: str | None = Field(None, description="folder or address where the corpus lies now, if it has moved")
     image_url_hosts: list[str] = Field([], description="host or host:port to fetch pictures of queries from; none: off")

@@ -75,14 +75,15 @@ class TokenVerifier:
         caller = TokenCaller(str(claims["sub"]), _scope_of(claims))
         if len(self._verified) >= _REMEMBERED:
             self._verified.clear()
-        self._verified[digest] = caller, min(time.time() + _REMEMBER, claims["exp"] + _LEEWAY)
+        self._verified[digest] = caller, min(time.time() + _REMEMBER, int(claims["exp"]) + _LEEWAY)
         return caller
 
     async def _key(self, kid: object) -> Any:
         now = time.monotonic()
-        if (kid not in self._keys or now - self._read_at > _KEEP) and now - self._asked_at > _AGAIN:
+        # Whoever names a key that is not there waits for an answer that is on its way.
+        if kid not in self._keys or (now - self._read_at > _KEEP and not self._asking.locked()):
             async with self._asking:
-                if self._asked_at < now:
+                if now - self._asked_at > _AGAIN:
                     await self._ask()
         return self._keys.get(kid) if isinstance(kid, str) else None
 

@@ -11,6 +11,7 @@ from service.engine import Engine
 from vector_index import StoreUnavailable, VectorIndexError
 
 SWITCHES = Counter("crossmodal_snapshot_switches_total", "New snapshots found, by what came of them", ["result"])
+_SWITCHED, _REFUSED = (SWITCHES.labels(result) for result in ("switched", "refused"))  # from 0 on
 
 _SELDOM = 300.0  # seconds
 
@@ -27,7 +28,7 @@ async def watch_snapshots(engine: Engine, seconds: float) -> None:
         await asyncio.sleep(pause)
         try:
             if await engine.reload():
-                SWITCHES.labels("switched").inc()
+                _SWITCHED.inc()
             told, pause = "", seconds
         except StoreUnavailable:
             continue  # told where it was noticed
@@ -35,5 +36,5 @@ async def watch_snapshots(engine: Engine, seconds: float) -> None:
             pause = min(2 * pause, max(seconds, _SELDOM))
             if str(error) != told:
                 told = str(error)
-                SWITCHES.labels("refused").inc()
+                _REFUSED.inc()
                 log.error("a new snapshot is refused", reason=told, keeps_serving=engine.snapshot.name)

@@ -7,6 +7,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+from dual_encoder.files import fsync
 from training.model import TrainingError
 
 CHECKPOINT = "checkpoint.pt"
@@ -23,6 +24,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
             file.flush()
             os.fsync(file.fileno())
         unfinished.replace(path)
+        fsync(path.parent)
     except (OSError, RuntimeError) as error:  # torch's writer reports a full disk as a RuntimeError
         unfinished.unlink(missing_ok=True)
         cause = error.__context__ if isinstance(error.__context__, OSError) else error

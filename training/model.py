@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import math
 import re
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from dual_encoder.errors import ModelError
+from dual_encoder.files import in_native_code, staged
 from dual_encoder.preprocess import Preprocess
 from training.config import TrainConfig
 
@@ -238,10 +238,10 @@ def save_model(
 ) -> Path:
     """Write `open_clip_config.json` and `open_clip_model.safetensors` (fp16), what open_clip loads by `local-dir:`.
 
-    Beside them `training.json` says how the model was `made`, for the card of an export.
+    Beside them `training.json` says how the model was `made`, for the card of an export. What lay at `out`, a model and
+    its export, makes way for all of that at once. Raises TrainingError.
     """
     import torch
-    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     weights = {
@@ -249,24 +249,17 @@ def save_model(
         for name, value in model.state_dict().items()
     }
     config = {"model_cfg": architecture, "preprocess_cfg": {**preprocess.to_config(), "mode": "RGB"}}
-    unfinished = out.with_name(f"{out.name}.tmp")
-    shutil.rmtree(unfinished, ignore_errors=True)
+    weights_file = "open_clip_model.safetensors"
     try:
-        unfinished.mkdir(parents=True)
-        for name, value in (("open_clip_config.json", config), (MADE, made)):
-            (unfinished / name).write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", "utf-8")
-        if hasattr(tokenizer, "tokenizer"):  # a Hugging Face one: open_clip looks for it beside the weights
-            tokenizer.tokenizer.save_pretrained(unfinished)
-        save_file(weights, unfinished / "open_clip_model.safetensors", metadata={"format": "pt"})
-        (unfinished / "open_clip_model.safetensors").chmod(0o644)  # safetensors lets nobody else read it
-        if not out.exists():
-            unfinished.replace(out)
-            return out
-        # One by one, for what is there may be served: the weights last, which fit the same architecture as the old.
-        for file in sorted(unfinished.iterdir(), key=lambda file: file.suffix == ".safetensors"):
-            file.replace(out / file.name)
-        unfinished.rmdir()
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise TrainingError(f"could not write {out}: {getattr(error, 'strerror', None) or error}") from None
+        with staged(out) as folder:
+            for name, value in (("open_clip_config.json", config), (MADE, made)):
+                (folder / name).write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", "utf-8")
+            if hasattr(tokenizer, "tokenizer"):  # a Hugging Face one: open_clip looks for it beside the weights
+                with in_native_code(folder):
+                    tokenizer.tokenizer.save_pretrained(folder)
+            with in_native_code(folder / weights_file):
+                save_file(weights, folder / weights_file, metadata={"format": "pt"})
+            (folder / weights_file).chmod(0o644)  # safetensors lets nobody else read it
+    except OSError as error:
+        raise TrainingError(f"could not write {out}: {error.strerror or error}") from None
     return out

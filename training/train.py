@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dual_encoder.files import locked
 from training.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
 from training.config import TrainConfig
 from training.distributed import Processes, join, leave
@@ -50,7 +52,11 @@ def train(config: TrainConfig, on_progress: Callable[[Progress], None] | None = 
     device_type = ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
     processes = join(torch.device(device_type).type)
     try:
-        return _train(config, processes, torch.device(_device(device_type, processes)), on_progress)
+        config.out.mkdir(parents=True, exist_ok=True)
+        with locked(config.out) if processes.rank == 0 else nullcontext():
+            return _train(config, processes, torch.device(_device(device_type, processes)), on_progress)
+    except BlockingIOError:
+        raise TrainingError(f"{config.out}: another run writes there") from None
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise TrainingError(_out_of_memory(config, str(error))) from None
     except RuntimeError as error:  # what the CPU allocator raises
@@ -86,7 +92,6 @@ def _train(
     if config.ema:
         average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True)  # type: ignore[no-untyped-call]
 
-    config.out.mkdir(parents=True, exist_ok=True)
     checkpoint = config.out / CHECKPOINT
     parts = {"model": model, "optimiser": optimiser, "head": step.head, "average": average}
     done = _restore(checkpoint, student, parts) if checkpoint.exists() else 0

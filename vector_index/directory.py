@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from vector_index.errors import IndexLocked, IndexNotFound, SnapshotCorrupt
-from vector_index.files import replace_text
+from vector_index.files import make_folder, replace_text
 from vector_index.snapshot import Snapshot
 
 
@@ -122,7 +122,7 @@ class IndexDirectory:
         Raises:
             IndexLocked: another writer holds it; the message names its process and host.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path)
         with (self.path / ".lock").open("a+", encoding="utf-8") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -22,6 +22,14 @@ def fsync(path: Path) -> None:
         os.close(descriptor)
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder, and those it lies in, that is still there after a crash."""
+    new = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in new:
+        fsync(folder.parent)
+
+
 def link(path: Path, other: Path) -> None:
     """Give a file that nobody changes a second name; where the file system has no such thing, copy it."""
     try:

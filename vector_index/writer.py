@@ -166,6 +166,10 @@ class SnapshotWriter:
         if self._base is not None:
             self._seen.add(uri)
 
+    def forget_rejects(self, uris: Iterable[str]) -> None:
+        """Leave out what the base says of these inputs."""
+        self._seen.update(uris)
+
     def publish(self, *, compact: bool = False) -> str:
         """Build the indexes, write the manifest, verify it all, and make the snapshot the live one.
 

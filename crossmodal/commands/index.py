@@ -29,6 +29,7 @@ _Store = Annotated[
     str | None, typer.Option(help="milvus://HOST:PORT/NAME: publish there too.", envvar="CROSSMODAL_STORE")
 ]
 _At = Annotated[str | None, typer.Option(help="milvus://HOST:PORT/NAME; else CROSSMODAL_STORE")]
+_Device = Annotated[str, typer.Option(help="auto, cpu, cuda", envvar="CROSSMODAL_DEVICE")]
 _Kind = Annotated[str, typer.Option(help="In the store: auto, FLAT, HNSW, IVF_FLAT")]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -48,7 +49,7 @@ def build(
     target_recall: Annotated[float, typer.Option(help="recall@10 that the index must reach.", min=0, max=1)] = 0.95,
     memory: Annotated[str | None, typer.Option(help="Most that auto lets an index hold in memory: 4GB, 500MB")] = None,
     target_latency: Annotated[str | None, typer.Option(help="Most that a search may take: 5ms")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda")] = "auto",
+    device: _Device = "auto",
     runtime: Annotated[str, typer.Option(help="auto, openvino, torch")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, bf16, fp32, int8")] = "auto",
     resume: Annotated[bool, typer.Option("--resume/--fresh", help="Go on with an interrupted build.")] = True,
@@ -105,7 +106,7 @@ def add(
     index: Annotated[Path, typer.Option(help="The index directory.")],
     captions: Annotated[str | None, typer.Option(help="A table of `image` and `caption` for a folder.")] = None,
     prune: Annotated[bool, typer.Option("--prune", help="Remove what SOURCE had before and has no longer.")] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda")] = "auto",
+    device: _Device = "auto",
     runtime: Annotated[str, typer.Option(help="auto, openvino, torch")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, bf16, fp32, int8")] = "auto",
     resume: Annotated[bool, typer.Option("--resume/--fresh", help="Go on with an interrupted change.")] = True,

@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 
 from service.engine import Engine
 from service.errors import Problem
-from service.intake import from_url
 from service.results import dumps
 from service.routes.shared import EngineOf, body_of, in_time, json_of, json_response
-from service.schemas import EmbeddingsAnswer, EmbeddingsRequest, RankAnswer, RankRequest
+from service.schemas import EmbeddingsAnswer, EmbeddingsRequest, ImageInput, RankAnswer, RankRequest
 
 Vector = NDArray[np.float32]
 
@@ -32,7 +31,7 @@ async def embeddings(request: Request, engine: EngineOf) -> Response:
     if wanted.modality == "text" and any(len(text) > 10_000 for text in inputs):
         raise Problem(422, "input: a text has more than the 10,000 characters allowed")
     encode = _texts if wanted.modality == "text" else _pictures
-    vectors, used = await in_time(encode(engine, inputs), engine, request)
+    vectors, used = await in_time(encode(engine, inputs), request)
     data = [
         {
             "object": "embedding",
@@ -53,9 +52,7 @@ async def _texts(engine: Engine, texts: list[str]) -> tuple[Vector, int]:
 
 
 async def _pictures(engine: Engine, urls: list[str]) -> tuple[Vector, int]:
-    allowance = engine.fetcher.allowance()
-    files = await asyncio.gather(*(from_url(url, engine.fetcher, allowance) for url in urls))
-    return await engine.queries.pictures(files), 0
+    return await engine.images_vectors([ImageInput(url=url) for url in urls], engine.snapshot), 0
 
 
 @router.post("/rank", response_model=RankAnswer, openapi_extra=body_of(RankRequest))
@@ -70,7 +67,7 @@ async def rank(request: Request, engine: EngineOf) -> Response:
     _check_count(engine, max(len(images), len(texts)), "candidates")
 
     both = asyncio.gather(engine.images_vectors(images, snapshot), engine.queries.texts(texts))
-    image_vectors, text_vectors = await in_time(both, engine, request)
+    image_vectors, text_vectors = await in_time(both, request)
     scores = (image_vectors @ text_vectors.T).ravel()
     logits = engine.encoder.logit_scale * (scores - scores.max())
     probabilities = np.exp(logits) / np.exp(logits).sum()

@@ -40,7 +40,7 @@ async def search(target: Target, request: Request, engine: EngineOf) -> Response
         wanted = SearchRequest.model_validate({"query": _PICTURE, **options})
     else:
         wanted = await json_of(request, SearchRequest, engine)
-    return json_response(await in_time(answer(engine, target, wanted, began, picture), engine, request))
+    return json_response(await in_time(answer(engine, target, wanted, began, picture), request))
 
 
 @router.get("/{target}", response_model=SearchAnswer)
@@ -75,7 +75,7 @@ async def search_by_url(
     headers = {"ETag": f'"{hashlib.sha256(identity.encode()).hexdigest()[:32]}"', "Cache-Control": "no-cache"}
     if request.headers.get("if-none-match") == headers["ETag"]:
         return Response(status_code=304, headers=headers)
-    response = json_response(await in_time(answer(engine, target, wanted, began), engine, request))
+    response = json_response(await in_time(answer(engine, target, wanted, began), request))
     response.headers.update(headers)
     return response
 

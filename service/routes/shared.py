@@ -29,10 +29,10 @@ _UNWATCHED = 0.05  # seconds; most are answered before, and a task that looks ou
 EngineOf = Annotated[Engine, Depends(engine)]
 
 
-async def in_time(work: Awaitable[T], engine: Engine, request: Request) -> T:
+async def in_time(work: Awaitable[T], request: Request) -> T:
     """Await `work`; let go of it once the client has gone. How long it may take is the guard's to say.
 
-    The request's body must have been read: what comes next from the client is its leaving.
+    What comes next from the client is its leaving, or a body that nobody reads.
     """
     task = asyncio.current_task()
     assert task is not None
@@ -57,7 +57,8 @@ async def in_time(work: Awaitable[T], engine: Engine, request: Request) -> T:
         if not left:
             raise
         task.uncancel()
-        raise ClientGone from None
+        assert watch is not None
+        raise watch.exception() or ClientGone from None
     finally:
         soon.cancel()
         if watch is not None:

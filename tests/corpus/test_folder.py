@@ -38,10 +38,30 @@ def test_a_pipe_does_not_hang(tmp_path: Path) -> None:
 
 
 def test_a_name_that_is_not_utf8(tmp_path: Path) -> None:
-    Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png")).write_bytes(b"x")
+    for byte in (b"\xe8", b"\xe9"):
+        Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf" + byte + b".png")).write_bytes(byte)
+    records = list(open_folder(tmp_path).records())
+    assert [(r.uri, r.read()) for r in records] == [("caf\\udce8.png", b"\xe8"), ("caf\\udce9.png", b"\xe9")]
+
+
+def test_a_link_that_leads_to_itself(tmp_path: Path) -> None:
+    for name in ("a.png", "folder"):
+        (tmp_path / name).symlink_to(tmp_path / name)
     (record,) = open_folder(tmp_path).records()
-    assert record.uri == "?.png"
-    assert record.read() == b"x"
+    with pytest.raises(OSError, match="symbolic links"):
+        record.read()
+
+
+def test_a_folder_that_cannot_be_read_is_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "z.png").write_bytes(b"x")
+    monkeypatch.chdir(tmp_path)
+    for _ in range(20):  # no path may be longer than 4,096 bytes
+        os.mkdir("d" * 250)
+        os.chdir("d" * 250)
+    deep, good = open_folder(tmp_path).records()
+    assert (deep.uri[-5:], good.uri) == ("dddd/", "z.png")
+    with pytest.raises(OSError, match="too long"):
+        deep.read()
 
 
 def test_the_order_is_that_of_whole_paths(tmp_path: Path) -> None:

@@ -82,6 +82,30 @@ def test_shards(tmp_path: Path) -> None:
     assert (tmp_path / "00001.tar").read_bytes()[records[1].offset :][: records[1].length] == png()
 
 
+def test_shards_do_not_hide_what_lies_beside_them(tmp_path: Path) -> None:
+    shard(tmp_path / "0.tar", {"1.png": png()})
+    (tmp_path / "c.csv").write_text("image,caption\n1.png,one\n")
+    with pytest.raises(SourceError, match="--captions goes with a folder of pictures"):
+        open_source(tmp_path, tmp_path / "c.csv")
+    (tmp_path / "album").mkdir()
+    (tmp_path / "album" / "a.png").write_bytes(png())
+    with pytest.raises(SourceError, match="1 pictures lie beside"):
+        open_source(tmp_path)
+
+
+def test_captions_of_pictures_that_are_not_there(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder, table = tmp_path / "folder", tmp_path / "c.csv"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(png())
+    table.write_text("image,caption\nfolder/a.png,one\n")
+    with pytest.raises(SourceError, match=r"'folder/a.png', and of no other; `image` is relative to the folder"):
+        open_source(folder, table)
+    table.write_text("image,caption\n./a.png,one\nb.png,two\n")
+    (record,) = open_source(folder, table).records()
+    assert record.captions == ("one",)
+    assert "1 pictures that are not there, such as 'b.png'" in caplog.text
+
+
 def test_what_cannot_be_a_source(tmp_path: Path) -> None:
     (tmp_path / "pictures.csv").write_text("path,caption\na.png,x\n")
     with pytest.raises(SourceError, match="no column `image`; its columns are path, caption"):

@@ -63,14 +63,33 @@ def test_a_missing_image_column_names_those_there_are(tmp_path: Path) -> None:
         ("t.csv", b"", "no rows"),
         ("t.jsonl", b"{", "line 1: not JSON"),
         ("t.jsonl", b"[1]", "line 1: not a JSON object"),
+        ("t.jsonl", b'{"image": ' + b"[" * 100_000, "line 1: not JSON"),
         ("t.csv", b"image\n\xff\xfe\n", "decode"),
+        ("t.csv", b"image,caption\na.png,one,\na.png,a star, on blue\n", "line 3: more fields than columns"),
         ("t.parquet", b"PAR0", "not a Parquet table"),
     ],
 )
 def test_a_table_that_cannot_be_read(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(SourceError, match=message):
-        open_table(tmp_path / name)
+        list(open_table(tmp_path / name).records())
+
+
+def test_what_spreadsheets_and_pandas_write(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_bytes(b"\xef\xbb\xbfimage, caption ,\r\na.png, one,\r\n")
+    (record,) = open_table(tmp_path / "t.csv").records()
+    assert (record.uri, record.captions, record.metadata) == ("a.png", ("one",), {})
+    rows = '{"image": "a.png", "id": 7.0, "caption": NaN}\r\n{"image": "b.png", "id": NaN}\r\n'
+    (tmp_path / "t.jsonl").write_bytes(b"\xef\xbb\xbf" + rows.encode())
+    records = list(open_table(tmp_path / "t.jsonl").records())
+    assert [(r.uri, r.id, r.captions) for r in records] == [("a.png", "7", ()), ("b.png", None, ())]
+
+
+def test_pictures_within_the_table_are_refused_in_few_words(tmp_path: Path) -> None:
+    pq.write_table(pa.Table.from_pylist([{"image": {"bytes": b"x" * 9999, "path": "a.png"}}]), tmp_path / "t.parquet")
+    (record,) = open_table(tmp_path / "t.parquet").records()
+    with pytest.raises(ValueError, match="`image` is no path but a dict"):
+        record.read()
 
 
 @pytest.mark.parametrize("image", ["", "\0", "x" * 5000, "."])

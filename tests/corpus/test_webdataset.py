@@ -36,6 +36,20 @@ def test_groups_in_order_readable_at_random(tmp_path: Path, draw: Callable[..., 
     assert first.read_bytes()[records[1].offset :].startswith(draw(2))
 
 
+def test_dots_in_names(tmp_path: Path, draw: Callable[..., bytes]) -> None:
+    members = {
+        "IMG.001.png": draw(1), "IMG.001.txt": b"one", "IMG.002.png": draw(2), "a.mask.png": draw(3), "a.png": draw(4),
+        "a.txt": b"four", "._a.png": b"of macOS", "b.txt": b"first", "b.png": draw(5),
+        "b.json": json.dumps({"captions": ["first", "second"]}).encode(), "c.json": b"[" * 100_000, "c.png": draw(6),
+    }  # fmt: skip
+    records = list(open_shards([write_shard(tmp_path / "0.tar", members)], tmp_path).records())
+    assert [(r.uri.removeprefix("0.tar#"), r.captions) for r in records] == [
+        ("IMG.001.png", ("one",)), ("IMG.002.png", ()), ("a.png", ("four",)), ("b.png", ("first", "second")),
+        ("c.png", ()),
+    ]  # fmt: skip
+    assert [r.read() for r in records] == [draw(seed) for seed in (1, 2, 4, 5, 6)]
+
+
 @pytest.mark.parametrize("kept", [0, 700, 1800])
 def test_a_broken_shard_costs_only_itself(tmp_path: Path, draw: Callable[..., bytes], kept: int) -> None:
     broken = write_shard(tmp_path / "0.tar", {"a.png": draw(1), "b.png": draw(2)})

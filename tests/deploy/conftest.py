@@ -204,6 +204,7 @@ def stack(
     env = {
         "DOCKER": docker,
         "COMPOSE_PROJECT_NAME": "crossmodal-test",
+        "COMPOSE_HTTP_TIMEOUT": "300",  # of compose v1: an engine that removes a container waits for the disk
         "CROSSMODAL_IMAGE": images[0],
         "CROSSMODAL_GREEN_IMAGE": images[0],
         "CROSSMODAL_INDEXER_IMAGE": images[1],
@@ -253,7 +254,8 @@ class Request:
 class Traffic:
     """Constant load by locust from entering to leaving; `requests` are there afterwards.
 
-    With `again` a request is sent once more if its connection, which it found open, is closed without a word.
+    With `again` a POST is sent once more if its connection, which it found open, is closed without a word, as GETs are
+    by the client itself.
     """
 
     def __init__(self, host: str, users: int, log: Path, again: bool) -> None:
@@ -266,6 +268,7 @@ class Traffic:
         self.requests: list[Request] = []
 
     def __enter__(self) -> Traffic:
+        self._log.unlink(missing_ok=True)  # of the load before
         environment = {**os.environ, "TRAFFIC_LOG": str(self._log), "TRAFFIC_RETRIES": self._retries}
         self._process = subprocess.Popen(
             [str(part) for part in self._command], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT

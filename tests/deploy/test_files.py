@@ -90,9 +90,9 @@ def test_compose_file(compose: Sequence[str]) -> None:
     )
     services = yaml.safe_load(text)["services"]
     for name, service in services.items():
-        if name != "grafana":
-            assert service["read_only"] is True
-            assert service["cap_drop"] == ["ALL"]
+        assert name == "grafana" or service["read_only"] is True
+        assert service["cap_drop"] == ["ALL"]
+        assert service["security_opt"] == ["no-new-privileges:true"]
         for port in service.get("ports", []):
             assert "127.0.0.1" in str(port), f"{name} listens to the world"
         assert not any("privileged" in key for key in service)
@@ -175,6 +175,21 @@ def test_rules(docker: str) -> None:
     bad("FAILED", *prometheus(docker, "test", "rules", BAD / "rules-tests.yml"))
 
 
+def test_scraping_in_a_cluster(docker: str, tmp_path: Path) -> None:
+    """Debian's Prometheus cannot discover pods: all but that is checked. The pods carry what is looked for."""
+    config = yaml.safe_load((RULES / "kubernetes.yml").read_text())
+    [job] = config["scrape_configs"]
+    assert job["job_name"] == "crossmodal"  # as alerts and dashboard say
+    assert job.pop("kubernetes_sd_configs") == [{"role": "pod"}]
+    file = tmp_path / "prometheus.yml"
+    file.write_text(yaml.safe_dump({**config, "scrape_configs": [{**job, "static_configs": [{"targets": ["x:1"]}]}]}))
+    file.chmod(0o644)
+    command = in_container(docker, "prom/prometheus:v2.55.1", file, "/p.yml", "check", "config", "/p.yml")
+    good(*command[:-4], "--entrypoint", "promtool", *command[-4:])
+    kept = {part["target_label"] for part in job["relabel_configs"] if "target_label" in part}
+    assert {"replica", "colour", "namespace", "pod"} == kept
+
+
 def test_every_alert_is_tested_and_has_its_runbook() -> None:
     groups = yaml.safe_load((RULES / "alerts.yml").read_text())["groups"]
     alerts = {rule["alert"]: rule for group in groups for rule in group["rules"]}
@@ -199,11 +214,11 @@ def helm(tmp_path_factory: pytest.TempPathFactory) -> str:
     return good(HERE / "tools.sh", Path.home() / ".cache/crossmodal-tests").splitlines()[-1]
 
 
-@pytest.fixture(params=VALUES)
-def rendered(request: pytest.FixtureRequest, helm: str, tmp_path: Path) -> Path:
+@pytest.fixture(params=VALUES, scope="session")
+def rendered(request: pytest.FixtureRequest, helm: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     values = VALUES[request.param]
     good(helm, "lint", "--strict", CHART, *values)
-    file = tmp_path / f"{request.param}.yaml"
+    file = tmp_path_factory.mktemp("rendered") / f"{request.param}.yaml"
     file.write_text(good(helm, "template", "crossmodal", CHART, "--namespace", "search", *values))
     return file
 
@@ -250,22 +265,58 @@ def test_chart_says_what_the_service_means(rendered: Path) -> None:
     )
 
 
-def test_job_without_a_shared_volume_is_refused(helm: str) -> None:
-    bad(
-        "job.enabled needs index.from=claim or store",
-        helm,
-        "template",
-        "x",
-        CHART,
-        "--set",
-        "index.from=fetch,job.enabled=true",
-    )
+REFUSED = {
+    "index.from=fetch,job.enabled=true,network.enabled=false": "job.enabled needs index.from=claim or store",
+    "index.from=fetch": "index.from=fetch needs network.to",
+    "index.from=store,network.enabled=false": "index.from=store needs index.store",
+    "index.from=store,index.store=milvus://db/photos": "index.from=store needs network.to",
+    "index.from=clame": "index.from=clame is none of",
+    "mounts[0].claim=models": "mounts: mountPath",
+}
 
 
-def test_a_store_that_nobody_can_reach_is_refused(helm: str) -> None:
-    stored = [helm, "template", "x", CHART, "--set", "index.from=store"]
-    bad("index.from=store needs index.store", *stored)
-    bad("index.from=store needs network.to", *stored, "--set", "index.store=milvus://db/photos")
+@pytest.mark.parametrize("values", REFUSED)
+def test_what_cannot_work_is_refused(helm: str, values: str) -> None:
+    bad(REFUSED[values], helm, "template", "x", CHART, "--set", values)
+
+
+def pods(parts: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The pod templates of a rendered chart, by what they are of."""
+    found = {}
+    for part in parts:
+        if part["kind"] in ("Deployment", "Job"):
+            found[part["kind"]] = part["spec"]["template"]
+        if part["kind"] == "RayJob":
+            cluster = part["spec"]["rayClusterSpec"]
+            for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+                found[group.get("groupName", "head")] = group["template"]
+    return found
+
+
+def test_every_pod_is_restricted_and_finds_its_image_and_files(rendered: Path) -> None:
+    """What Pod Security's profile `restricted` asks; and what the values give to the replicas, the job's pods have too."""
+    parts = [part for part in yaml.safe_load_all(rendered.read_text()) if part]
+    policies = [p["spec"]["podSelector"]["matchLabels"].items() for p in parts if p["kind"] == "NetworkPolicy"]
+    templates = pods(parts)
+    more = [mount["mountPath"] for mount in templates["Deployment"]["spec"]["containers"][0]["volumeMounts"]
+            if mount["name"].startswith("more-")]  # fmt: skip
+    for name, template in templates.items():
+        pod = template["spec"]
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & set(pod)
+        assert all({"emptyDir", "persistentVolumeClaim", "secret"} & set(volume) for volume in pod["volumes"])
+        volumes = {volume["name"] for volume in pod["volumes"]}
+        for container in [*pod["containers"], *pod.get("initContainers", [])]:
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}
+            }  # fmt: skip
+            assert {mount["name"] for mount in container["volumeMounts"]} <= volumes
+            assert container["resources"]["limits"]["memory"]
+        mounted = [mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"]]
+        assert set(more) <= set(mounted), name
+        assert pod.get("imagePullSecrets") == templates["Deployment"]["spec"].get("imagePullSecrets"), name
+        assert not policies or any(wanted <= template["metadata"]["labels"].items() for wanted in policies), name
 
 
 def test_job_publishes_to_the_store(helm: str) -> None:

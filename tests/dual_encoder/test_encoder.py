@@ -71,6 +71,13 @@ def test_bad_directories(tmp_path: Path) -> None:
         load_encoder("tiny", runtime="fast")
 
 
+@pytest.mark.parametrize("device", ["gpu", "cuda:77"])
+def test_a_device_that_is_not_there(device: str) -> None:
+    with pytest.raises(ModelError, match=f"device '{device}' cannot be used: ") as refused:
+        load_encoder("tiny", runtime="torch", device=device)
+    assert "\n" not in str(refused.value)
+
+
 def test_references() -> None:
     assert parse_reference("tiny").directory == TINY
     assert parse_reference("ViT-B-32/openai").tag == "openai"

@@ -46,7 +46,7 @@ def image(data: bytes) -> None:
     """A file, or a data: URI of one, as clients send them -> pixels, or a reason that fits into one line."""
     if data[:5] == b"data:":
         try:
-            data = intake._from_data_uri(data.decode("latin-1"))
+            data = intake.from_data_uri(data.decode("latin-1"))
         except Problem as error:
             assert error.status == 422
             return

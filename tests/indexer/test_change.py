@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +171,26 @@ def test_rejects_are_told_and_forgotten(tmp_path: Path, encoder: DualEncoder) ->
         assert json.loads(line)["uri"] == "worse.jpg"
     again = add_to_index(folder, tmp_path / "index", encoder)
     assert (again.snapshot, again.rejected) == (report.snapshot, 1)  # it is known to be bad: nothing has changed
+    (folder / "worse.jpg").write_bytes(jpeg(1))
+    (folder / "worst.jpg").write_text("nor this")
+    add_to_index(folder, tmp_path / "index", encoder)
+    (folder / "worst.jpg").unlink()
+    add_to_index(folder, tmp_path / "index", encoder, prune=True)
+    with IndexDirectory(tmp_path / "index").open() as snapshot:
+        assert list(snapshot.rejects()) == []
+
+
+def test_what_cannot_be_looked_at_is_not_pruned(tmp_path: Path, encoder: DualEncoder) -> None:
+    for seed, name in enumerate(("a", "b", "gone")):
+        with tarfile.open(tmp_path / f"{name}.tar", "w") as tar:
+            info = tarfile.TarInfo(f"{name}.jpg")
+            info.size = len(jpeg(seed))
+            tar.addfile(info, io.BytesIO(jpeg(seed)))
+    build_index(tmp_path, tmp_path / "index", encoder)
+    (tmp_path / "b.tar").write_bytes(b"")
+    (tmp_path / "gone.tar").unlink()
+    report = add_to_index(tmp_path, tmp_path / "index", encoder, prune=True)
+    assert (report.removed, report.unchanged, report.rejected) == (1, 2, 1)
 
 
 def test_removing_by_id_and_by_filter_and_compacting(tmp_path: Path, encoder: DualEncoder) -> None:
@@ -229,3 +250,17 @@ def test_what_cannot_be_changed(tmp_path: Path, encoder: DualEncoder) -> None:
     other.fingerprint = "f00d"  # type: ignore[attr-defined]
     with pytest.raises(ValueError, match="another model"):
         add_to_index(table, tmp_path / "index", other)  # type: ignore[arg-type]
+
+
+def test_what_several_rows_say_of_a_picture_stays(tmp_path: Path, encoder: DualEncoder) -> None:
+    rows = [{"image": "a.jpg", "content": 1, "caption": ["one", "two"], "year": 1999},
+            {"image": "b.jpg", "content": 1, "caption": "one"},
+            {"image": "a.jpg", "content": 1, "caption": "one", "year": 2001}]  # fmt: skip
+    table = write_table(tmp_path / "corpus", rows)
+    built = build_index(table, tmp_path / "index", encoder)
+    report = add_to_index(table, tmp_path / "index", encoder, prune=True)
+    assert (report.changed, report.snapshot) == (0, built.snapshot)
+    table = write_table(tmp_path / "corpus", [*rows, {"image": "a.jpg", "content": 1, "caption": "three"}])
+    assert add_to_index(table, tmp_path / "index", encoder, prune=True).changed == 1
+    build_index(table, tmp_path / "anew", encoder)
+    assert content_of(tmp_path / "index") == content_of(tmp_path / "anew")

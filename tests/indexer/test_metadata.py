@@ -1,3 +1,4 @@
+import math
 from typing import Any
 
 import pyarrow as pa
@@ -22,6 +23,9 @@ def column(values: list[Any], name: str = "x") -> pa.Array:
         (["1", "2.5", "1e3", ".5", "3."], pa.float64(), [1.0, 2.5, 1000.0, 0.5, 3.0]),
         (["true", "False", True], pa.bool_(), [True, False, True]),
         (["1", "x", True], pa.string(), ["1", "x", "true"]),
+        ([math.nan, 1, math.nan], pa.int64(), [None, 1, None]),
+        (["a", math.nan], pa.string(), ["a", None]),
+        (["+4930123"], pa.string(), ["+4930123"]),
         (["01234", "5"], pa.string(), ["01234", "5"]),
         (["12345678901234567890"], pa.string(), ["12345678901234567890"]),
         ([2**70], pa.string(), [str(2**70)]),
@@ -38,5 +42,5 @@ def test_one_type_a_column(values: list[Any], kind: pa.DataType, expected: list[
 
 def test_names_of_our_own_are_kept_apart() -> None:
     schema = MetadataSchema()
-    schema.see({"id": 1, "uri": "u", "colour": "red"})
-    assert list(schema.columns([{}])) == ["colour", "meta_id", "meta_uri"]
+    schema.see({"id": 1, "uri": "u", "colour": "red", "\ud800": 1})
+    assert list(schema.columns([{}])) == ["colour", "meta_id", "meta_uri", "?"]

@@ -121,6 +121,16 @@ def test_a_broken_file_leaves_the_keys_read_before_and_says_so(
         KeyRing(path)
 
 
+def test_a_file_is_read_again_though_it_claims_to_be_as_old_as_before(path: Path) -> None:
+    now = 0.0
+    text, key = keys.create(path, "search")
+    ring, before = KeyRing(path, clock=lambda: now), path.stat()
+    path.write_text(path.read_text().replace(key.sha256, "0" * 64))  # as `cp -p` of a backup; chmod and chown likewise
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    now += 1.0
+    assert ring.find(text) is None
+
+
 def test_the_command_line(path: Path) -> None:
     made = crossmodal("create", "--scope", "search", "--name", "shop", "--rate-limit", "5/second", "--file", path)
     assert made.returncode == 0, made.stderr

@@ -208,7 +208,8 @@ def test_addresses_are_counted_without_keys_and_forwarded_ones_only_from_proxies
         assert statuses(url) == [200] * 3 + [429] * 2  # a client's own word for who it is
     with serve(tmp_path / "b", **limit, CROSSMODAL_TRUSTED_PROXIES='["10.9.0.0/16"]') as url:
         assert statuses(url) == [200] * 3 + [429] * 2  # not one of the proxies
-    with serve(tmp_path / "c", **limit, CROSSMODAL_TRUSTED_PROXIES='["127.0.0.0/8"]') as url:
+    both = ["--host", "::", "--insecure"] if Path("/proc/net/if_inet6").exists() else []  # IPv4 comes as IPv6 there
+    with serve(tmp_path / "c", *both, **limit, CROSSMODAL_TRUSTED_PROXIES='["127.0.0.0/8"]') as url:
         assert statuses(url) == [200] * 5
         chain = {"X-Forwarded-For": "1.1.1.1, 10.0.0.77"}  # the proxy adds the last; the first is the client's word
         chains = [{**chain, "X-Forwarded-For": f"1.1.1.{n}, 10.0.0.77"} for n in range(4)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,18 @@ def test_a_query_whose_client_has_gone_is_dropped(index: Path) -> None:
     assert not [text for text, _ in sent if text == "goes"]
 
 
+def test_a_body_that_nobody_asked_for(index: Path) -> None:
+    app = create_app(Settings(index=index, max_body_bytes=10, body_timeout=0.2))
+    with TestClient(app) as client:
+        engine = app.state.engine
+        encode, current = engine.encoder.encode_rows, engine.store.current
+        engine.encoder.encode_rows = lambda rows: (time.sleep(0.5), encode(rows))[1]
+        engine.store.current = lambda: (time.sleep(0.5), current())[1]
+        answer = client.request("GET", "/v1/search/images?text=a+late+star", content=iter([b"x" * 11]))
+        assert answer.status_code == 413, answer.text
+        assert client.post("/v1/index/reload", content=b"{}").json()["changed"] is False
+
+
 def test_equal_texts_are_encoded_once_and_counted(app: FastAPI) -> None:
     client = TestClient(app)
     before = LOOKUPS.labels("text", "hit")._value.get()
@@ -151,7 +164,6 @@ def test_two_workers_serve_and_share_the_cores(index: Path, free_port: int) -> N
     import os
     import subprocess
     import sys
-    import time
 
     command = [sys.executable, "-m", "crossmodal", "serve", str(index), "--port", str(free_port), "--workers", "2"]
     elsewhere = {"CROSSMODAL_STORE": "milvus://127.0.0.1:1/scenes"}  # the argument beats it, in each worker

@@ -39,12 +39,14 @@ class Issuer:
     def __init__(self) -> None:
         self.asked = 0
         self.status = 200
+        self.seconds = 0.0
         self.keys: list[dict[str, Any]] = []
         issuer = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 issuer.asked += 1
+                time.sleep(issuer.seconds)
                 body = json.dumps({"keys": issuer.keys}).encode()
                 self.send_response(issuer.status)
                 self.send_header("Content-Length", str(len(body)))
@@ -101,8 +103,9 @@ def test_good_tokens(issuer: Issuer, algorithm: str) -> None:
         token(algorithm, scope="openid"),
         token(algorithm, scope="crossmodal:admins"),
         token(algorithm, aud=["other", AUDIENCE]),
+        token(algorithm, exp=str(int(time.time() + 300))),  # no number, yet PyJWT takes it
     )
-    assert [each.scope for each in found] == ["search", "admin", "search", None, None, "search"]
+    assert [each.scope for each in found] == ["search", "admin", "search", None, None, "search", "search"]
     assert found[0].subject == "alice"
     assert issuer.asked == 1
 
@@ -180,6 +183,19 @@ def test_new_keys_are_found_and_an_issuer_that_is_away_locks_nobody_out(
         assert await verifier.verify(token()) is None
 
     asyncio.run(main())
+
+
+def test_all_who_come_while_the_issuer_is_asked_wait_for_its_answer(issuer: Issuer) -> None:
+    issuer.seconds = 0.2
+
+    async def main() -> list[Any]:
+        verifier = TokenVerifier(issuer.url, ISSUER, AUDIENCE)
+        first = asyncio.create_task(verifier.verify(token(sub="0")))
+        await asyncio.sleep(0.1)
+        return await asyncio.gather(first, *(verifier.verify(token(sub=f"{n}")) for n in range(1, 4)))
+
+    assert [caller and caller.subject for caller in asyncio.run(main())] == ["0", "1", "2", "3"]
+    assert issuer.asked == 1
 
 
 def test_a_verified_token_is_remembered_but_not_beyond_its_end(issuer: Issuer) -> None:

@@ -272,7 +272,7 @@ def test_a_first_model_appears_at_once(tmp_path: Path, config: Config, monkeypat
     def killed(*_: Any) -> None:
         raise Killed
 
-    monkeypatch.setattr(Path, "replace", killed)
+    monkeypatch.setattr(Path, "rename", killed)
     with pytest.raises(Killed):
         save_model(student.model, student.architecture, student.preprocess, student.tokenizer, out, {})
     assert not out.exists()

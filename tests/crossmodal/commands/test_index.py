@@ -63,3 +63,11 @@ def test_bad_index_options(tmp_path: Path, scenes: Path, index: Path) -> None:
     ):
         fails(code, "index", "build", scenes, "--out", tmp_path, option, value, says=said)
     fails(1, "index", "info", index, "--plot", tmp_path / "curve.png", says="no curve")
+
+
+def test_the_device_is_read_from_the_environment(tmp_path: Path, scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CROSSMODAL_DEVICE", "cuda")  # as the GPU image says, so that nothing falls back to the CPU
+    fails(
+        1, "index", "build", scenes, "--out", tmp_path / "i", "--precision", "int8", says="leave runtime and device out"
+    )
+    assert not (tmp_path / "i").exists()

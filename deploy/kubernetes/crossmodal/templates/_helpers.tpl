@@ -34,6 +34,7 @@ runAsNonRoot: true
 runAsUser: 10001
 runAsGroup: 10001
 fsGroup: 10001
+fsGroupChangePolicy: OnRootMismatch  # else each mount changes every file of a large index
 seccompProfile: {type: RuntimeDefault}
 {{- end }}
 
@@ -41,6 +42,18 @@ seccompProfile: {type: RuntimeDefault}
 allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
+{{- end }}
+
+{{- define "crossmodal.mounts" -}}
+{{- range $number, $mount := .Values.mounts }}
+- {name: more-{{ $number }}, mountPath: {{ required "mounts: mountPath" $mount.mountPath }}, readOnly: true}
+{{- end }}
+{{- end }}
+
+{{- define "crossmodal.volumes" -}}
+{{- range $number, $mount := .Values.mounts }}
+- {name: more-{{ $number }}, persistentVolumeClaim: {claimName: {{ required "mounts: claim" $mount.claim }}, readOnly: true}}
+{{- end }}
 {{- end }}
 
 {{- /* (dict "image" … "version" …) */ -}}

@@ -39,10 +39,12 @@ class Compiled:
         self._root, self._path, self._files = root, path.resolve(), dict(files)
         key = json.dumps([str(self._path), self._files, options], sort_keys=True)
         self.folder = root / hashlib.sha256(key.encode()).hexdigest()[:32]
-        self._checked = False
+        self._checked = self._prepared = False
 
     def prepare(self, verify: bool) -> None:
         """Forget what is not whole; `verify` reads it all. What will then be compiled is checked. Raises ModelError."""
+        if self._prepared:  # for another copy of the tower
+            return
         known, whole = _record(self.folder).get("blobs", {}), False
         for blob in self.folder.glob("*.blob"):
             if blob.name in known and not (verify and sha256(blob) != known[blob.name]):
@@ -51,6 +53,7 @@ class Compiled:
                 blob.unlink(missing_ok=True)
         if not whole:
             self._check()
+        self._prepared = True
 
     def note(self) -> None:
         """Remember what has just been compiled; let go of what was of files that are no longer there or changed.

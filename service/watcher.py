@@ -8,7 +8,7 @@ from prometheus_client import Counter
 
 from service import logs
 from service.engine import Engine
-from vector_index import StoreUnavailable, VectorIndexError
+from vector_index import StoreUnavailable
 
 SWITCHES = Counter("crossmodal_snapshot_switches_total", "New snapshots found, by what came of them", ["result"])
 _SWITCHED, _REFUSED = (SWITCHES.labels(result) for result in ("switched", "refused"))  # from 0 on
@@ -32,9 +32,9 @@ async def watch_snapshots(engine: Engine, seconds: float) -> None:
             told, pause = "", seconds
         except StoreUnavailable:
             continue  # told where it was noticed
-        except (VectorIndexError, OSError) as error:
+        except Exception as error:  # whatever it is, memory that runs out too: the next one may be good
             pause = min(2 * pause, max(seconds, _SELDOM))
-            if str(error) != told:
-                told = str(error)
+            if (reason := str(error) or type(error).__name__) != told:
+                told = reason
                 _REFUSED.inc()
                 log.error("a new snapshot is refused", reason=told, keeps_serving=engine.snapshot.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import hashlib
 import io
@@ -13,7 +14,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import httpx
 import pytest
@@ -24,6 +26,7 @@ from dual_encoder import load_encoder
 from indexer import add_to_index, remove_from_index
 from service.app import create_app
 from service.settings import Settings
+from service.watcher import watch_snapshots
 from vector_index import IndexDirectory
 
 
@@ -126,6 +129,31 @@ def test_a_new_snapshot_is_noticed_and_a_damaged_one_refused(
         assert answer.status_code == 409
         assert "keeps serving" in answer.json()["detail"]
         assert live(base)["snapshot"] == second
+
+
+def test_nothing_ends_the_watch(caplog: pytest.LogCaptureFixture) -> None:
+    class Engine:
+        snapshot = SimpleNamespace(name="old")
+        outcomes: ClassVar[list[Any]] = [MemoryError(), RuntimeError("bad_alloc"), RuntimeError("bad_alloc"), True]
+
+        async def reload(self) -> bool:
+            outcome = self.outcomes.pop(0)
+            if isinstance(outcome, Exception):
+                raise outcome
+            return bool(outcome)
+
+    async def main() -> None:
+        task = asyncio.create_task(watch_snapshots(Engine(), 0.001))  # type: ignore[arg-type]
+        while Engine.outcomes and not task.done():
+            await asyncio.sleep(0.001)
+        assert not task.done()
+        task.cancel()
+
+    asyncio.run(main())
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 2
+    assert "MemoryError" in told[0]
+    assert "bad_alloc" in told[1]
 
 
 def until(happens: Any) -> None:

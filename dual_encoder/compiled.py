@@ -10,21 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dual_encoder.errors import ModelError
 from dual_encoder.files import fsync, sha256
+from dual_encoder.record import check_files
 
 _RECORD = "compiled.json"
-
-
-def check_files(directory: Path, files: Mapping[str, str]) -> None:
-    """Compare files with the SHA-256s that model.json has of them. Raises ModelError for the first that differs."""
-    for name, expected in files.items():
-        try:
-            found = sha256(directory / name)
-        except OSError as error:
-            raise ModelError(f"{directory / name}: {error.strerror}") from None
-        if found != expected:
-            raise ModelError(f"{directory / name}: content changed since it was exported (SHA-256 differs)")
 
 
 class Compiled:

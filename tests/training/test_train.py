@@ -17,6 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from dual_encoder.record import read_record
 from training.config import TrainConfig, read_config
 from training.model import save_model
 from training.pairs import DataError, read_pairs
@@ -226,7 +227,7 @@ def test_a_saved_model_is_what_open_clip_loads(tmp_path: Path, config: Config) -
     save_model(
         student.model, student.architecture, student.preprocess, student.tokenizer, tmp_path / "saved", {"pairs": 1}
     )
-    assert json.loads((tmp_path / "saved/training.json").read_text()) == {"pairs": 1}
+    assert read_record(tmp_path / "saved/training.json")["pairs"] == 1
     loaded = open_clip.create_model(f"local-dir:{tmp_path / 'saved'}").eval()
     tokens = student.tokenizer(["a red star"])
     with torch.no_grad():

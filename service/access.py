@@ -96,6 +96,7 @@ class Gate:
             if self._tokens is not None and text.count(".") == 2:
                 token = await self._tokens.verify(text)
                 if token is not None and token.scope is None:
+                    await self.count(_stranger(scope))
                     raise _too_little("the token has neither the scope crossmodal:search nor crossmodal:admin")
                 if token is not None and token.scope is not None:
                     return Caller(f"token {token.subject[:100]}", f"token {token.subject}", token.scope)

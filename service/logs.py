@@ -43,6 +43,7 @@ def settings(form: Form = "auto", level: Level = "info") -> dict[str, Any]:
             "crossmodal": {"level": level.upper()},
             "crossmodal.access": {"level": "INFO"},  # asked for by a setting of its own
             "crossmodal.audit": {"level": "INFO"},
+            "python_multipart": {"level": "ERROR"},  # warns of what clients send
         },
     }
 

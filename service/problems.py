@@ -20,6 +20,7 @@ from service.refusals import count
 from vector_index import BeyondStore, StoreRefused, StoreUnavailable
 
 MEDIA_TYPE = "application/problem+json"
+_LONGEST = 2000  # characters of a detail, which may quote what was sent
 log = logs.logger("crossmodal.service")
 
 
@@ -35,7 +36,8 @@ class ProblemDetail(BaseModel):
 
 def problem_body(status: int, detail: str, request_id: str = "") -> bytes:
     """The body of an error, UTF-8."""
-    body = ProblemDetail(title=HTTPStatus(status).phrase, status=status, detail=detail, request_id=request_id)
+    title = HTTPStatus(status).phrase
+    body = ProblemDetail(title=title, status=status, detail=detail[:_LONGEST], request_id=request_id)
     return json.dumps(body.model_dump(), ensure_ascii=False).encode("utf-8", "replace")
 
 

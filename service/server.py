@@ -45,7 +45,7 @@ def serve(settings: Settings, host: str, port: int) -> None:
     logs.catch_all()
     check_exposure(settings, host)
     listeners = _listen(host, port)  # before the model is loaded, which takes its time
-    proxies = settings.trusted_proxies
+    proxies = list(map(str, settings.trusted_proxies))
     options = {
         **_UVICORN,
         "http": TimedProtocol,

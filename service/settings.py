@@ -45,7 +45,9 @@ class Settings(BaseSettings):
     rate_limit: str | None = Field(None, description="of each key, or each address where no key is needed: 100/second")
     redis_url: str | None = Field(None, description="where replicas count together; else each process for itself")
     cors_origins: list[str] = Field([], description="web sites whose scripts may call; none: the page's own alone")
-    trusted_proxies: list[str] = Field([], description="addresses or ranges whose X-Forwarded-For is believed")
+    trusted_proxies: list[IPvAnyNetwork] = Field(
+        [], description="addresses or ranges whose X-Forwarded-For is believed"
+    )
     log_format: Form = Field("auto", description="json or console; auto: console where stderr is a terminal")
     log_level: Level = "info"
     access_log: bool = Field(False, description="a line of log for each request")

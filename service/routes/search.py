@@ -34,7 +34,7 @@ async def search(target: Target, request: Request, engine: EngineOf) -> Response
     """Search with a JSON body, or with a picture as multipart field `image` and the options in the URL."""
     began = time.perf_counter()
     picture = b""
-    if request.headers.get("content-type", "").startswith("multipart/form-data"):
+    if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         expect_picture(request, engine)
         picture, options = await _multipart(request)
         wanted = SearchRequest.model_validate({"query": _PICTURE, **options})

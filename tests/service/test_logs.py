@@ -95,7 +95,10 @@ def test_bodies_are_logged_where_they_are_asked_for_and_keys_never(serve: Serve,
 
 def test_by_default_requests_leave_no_line(serve: Serve, tmp_path: Path) -> None:
     with serve(tmp_path / "log") as url:
-        assert httpx.get(f"{url}/v1/index").status_code == 200
+        assert httpx.get(f"{url}/v1/index", headers={"Connection": "Upgrade", "Upgrade": "h2c"}).status_code == 200
+        kind = {"Content-Type": "Multipart/Form-Data; boundary=x"}
+        nonsense = httpx.post(f"{url}/v1/search/images", content=b"--xy", headers=kind)
+        assert "Invalid multipart data" in nonsense.json()["detail"]
     assert lines_of(tmp_path / "log") == []
 
 

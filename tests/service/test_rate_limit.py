@@ -231,6 +231,13 @@ def test_addresses_are_counted_without_keys_and_forwarded_ones_only_from_proxies
         assert [httpx.get(f"{url}/v1/index", headers=each).status_code for each in chains] == [200] * 3 + [429]
 
 
+@pytest.mark.parametrize("proxy", ["10.9.0.1/16", "10.9.0.0/33", "balancer", "*"])
+def test_what_is_no_address_of_a_proxy_is_refused_at_the_start(proxy: str) -> None:
+    """uvicorn takes them for names, which no client has: all would share the proxy's limit. "*" would believe everybody."""
+    with pytest.raises(ValueError, match="trusted_proxies"):
+        Settings(index=Path("none"), trusted_proxies=[proxy])  # type: ignore[list-item]
+
+
 def test_an_ipv6_network_is_one_caller() -> None:
     app = create_app(Settings(index=Path("none"), rate_limit="3/hour"))
     before = REFUSALS.labels("rate_limit")._value.get()

@@ -129,6 +129,11 @@ def test_bodies_that_are_not_json_or_not_what_is_wanted(app: FastAPI, path: str,
     assert answer.headers["content-type"] == "application/problem+json"
 
 
+@pytest.mark.parametrize("body", [{"input": "a", "model": "x" * 10**6}, {"input": "a", "x" * 10**6: 1}])
+def test_what_was_wrong_is_not_sent_back_whole(app: FastAPI, body: dict[str, Any]) -> None:
+    assert len(TestClient(app).post("/v1/embeddings", json=body).content) < 3000
+
+
 def test_content_is_read_from_a_remote_corpus(tmp_path: Path, scenes: Path, encoder: DualEncoder) -> None:
     memory = fsspec.filesystem("memory")
     rows = [json.loads(line) for line in scenes.read_text("utf-8").splitlines()][:3]

@@ -225,3 +225,6 @@ def test_tokens_open_what_their_scope_says(issuer: Issuer) -> None:
     assert status(token(scope="openid"), "/v1/nothing") == 403
     assert status(token(), "/v1/nothing") == 404
     assert status(token(aud="other"), "/v1/nothing") == 401
+    limited = TestClient(create_app(settings.model_copy(update={"rate_limit": "2/minute"})))
+    nothing = {"Authorization": f"Bearer {token(scope='openid')}"}
+    assert [limited.get("/v1/nothing", headers=nothing).status_code for _ in range(3)] == [403, 403, 429]

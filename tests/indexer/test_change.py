@@ -258,6 +258,8 @@ def test_what_several_rows_say_of_a_picture_stays(tmp_path: Path, encoder: DualE
             {"image": "a.jpg", "content": 1, "caption": "one", "year": 2001}]  # fmt: skip
     table = write_table(tmp_path / "corpus", rows)
     built = build_index(table, tmp_path / "index", encoder)
+    with IndexDirectory(tmp_path / "index").open() as snapshot:
+        assert snapshot.images.take([0])["duplicate_uris"].to_pylist() == [["b.jpg"]]
     report = add_to_index(table, tmp_path / "index", encoder, prune=True)
     assert (report.changed, report.snapshot) == (0, built.snapshot)
     table = write_table(tmp_path / "corpus", [*rows, {"image": "a.jpg", "content": 1, "caption": "three"}])

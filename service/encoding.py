@@ -30,7 +30,7 @@ _PIXELS = 4 * 224 * 224  # pictures gain nothing from a batch on a CPU
 
 # Below these a thread's hand-over (some 60 µs) takes longer than the work itself (15 to 80 µs).
 _SHORT_TEXT = 200  # characters; of what is not ASCII half as many
-_SMALL_FILE = 64 * 2**10
+_SMALL_FILE = 128 * 2**10
 
 _OF_A_FILE = 64 * 2**10  # bytes: what decoding any file costs, however small
 

@@ -17,6 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from dual_encoder.files import locked
 from dual_encoder.record import read_record
 from training.config import TrainConfig, read_config
 from training.model import save_model
@@ -216,6 +217,14 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path: Path, recipe: Reci
         train(read_config(recipe(tmp_path, steps=6)))
     assert checkpoint.read_bytes() == before
     assert not checkpoint.with_suffix(".tmp").exists()
+
+
+def test_one_run_at_a_time(tmp_path: Path, recipe: Recipe) -> None:
+    """Two would write one checkpoint over the other's."""
+    config = read_config(recipe(tmp_path))
+    config.out.mkdir()
+    with locked(config.out), pytest.raises(TrainingError, match=r"run: another run writes there"):
+        train(config)
 
 
 def test_a_saved_model_is_what_open_clip_loads(tmp_path: Path, config: Config) -> None:

@@ -2,7 +2,7 @@
 
 After each: the snapshot that was live opens and verifies, or the last checkpoint and the last model do, and the same
 command run again ends as if nothing had been. A write is torn: half of it reaches the file. Calls are Python's: what
-native code writes (safetensors, OpenVINO) is struck by the random times alone.
+native code writes (safetensors, OpenVINO) is struck by the random times alone. Or (--of files) damage each file.
 """
 
 from __future__ import annotations
@@ -322,11 +322,18 @@ def _some(calls: int, chance: random.Random) -> list[int]:
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--of", choices=["index", "model"], default="index", help="what is built")
+    options.add_argument("--of", choices=["index", "model", "files"], default="index", help="what is built, or damaged")
     options.add_argument("--points", type=int, help="of all that there are")
     options.add_argument("--seed", type=int, default=0)
     given = options.parse_args()
     with tempfile.TemporaryDirectory() as folder:
+        if given.of == "files":
+            from benchmarks.crash_files import damages
+
+            damaged = list(damages(Path(folder), given.seed))
+            wrong = [f"{what}: {problem}" for what, problem in damaged if problem]
+            print(*wrong, f"{len(damaged)} damages tried, {len(wrong)} not told, or served as something else", sep="\n")
+            sys.exit(bool(wrong))
         scenario: Scenario
         if given.of == "model":
             from benchmarks.crash_model import Modelling

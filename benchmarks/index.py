@@ -1,7 +1,9 @@
 """Indexing: pictures a second of the whole pipeline, of its bare halves, and of clip-retrieval's own inference.
 
 The pipeline reads files, decodes them, makes thumbnails, encodes and publishes. The bare halves have the same threads:
-decoding alone on as many as there are cores, encoding alone in the pipeline's batches on all cores.
+decoding alone on as many as there are cores, encoding alone in the pipeline's batches on all cores. The pipeline has
+both on the same cores: at best it is as fast as they are `sharing the cores`. The `slower of` the two, each alone on
+all cores, it cannot reach where both are bound by the processor.
 """
 
 from __future__ import annotations

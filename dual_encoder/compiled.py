@@ -10,21 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dual_encoder.errors import ModelError
 from dual_encoder.files import fsync, sha256
+from dual_encoder.record import check_files
 
 _RECORD = "compiled.json"
-
-
-def check_files(directory: Path, files: Mapping[str, str]) -> None:
-    """Compare files with the SHA-256s that model.json has of them. Raises ModelError for the first that differs."""
-    for name, expected in files.items():
-        try:
-            found = sha256(directory / name)
-        except OSError as error:
-            raise ModelError(f"{directory / name}: {error.strerror}") from None
-        if found != expected:
-            raise ModelError(f"{directory / name}: content changed since it was exported (SHA-256 differs)")
 
 
 class Compiled:
@@ -39,10 +28,12 @@ class Compiled:
         self._root, self._path, self._files = root, path.resolve(), dict(files)
         key = json.dumps([str(self._path), self._files, options], sort_keys=True)
         self.folder = root / hashlib.sha256(key.encode()).hexdigest()[:32]
-        self._checked = False
+        self._checked = self._prepared = False
 
     def prepare(self, verify: bool) -> None:
         """Forget what is not whole; `verify` reads it all. What will then be compiled is checked. Raises ModelError."""
+        if self._prepared:  # for another copy of the tower
+            return
         known, whole = _record(self.folder).get("blobs", {}), False
         for blob in self.folder.glob("*.blob"):
             if blob.name in known and not (verify and sha256(blob) != known[blob.name]):
@@ -51,6 +42,7 @@ class Compiled:
                 blob.unlink(missing_ok=True)
         if not whole:
             self._check()
+        self._prepared = True
 
     def note(self) -> None:
         """Remember what has just been compiled; let go of what was of files that are no longer there or changed.

@@ -12,15 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dual_encoder.compiled import check_files
 from dual_encoder.errors import ModelError
 from dual_encoder.preprocess import Preprocess
+from dual_encoder.record import MODEL_JSON, check_files, read_record
 from dual_encoder.reference import ModelReference, parse_reference
 
 if TYPE_CHECKING:
     from dual_encoder.openvino_runtime import OpenVinoRuntime
 
-MODEL_JSON = "model.json"
 FORMAT = 2  # of an exported directory
 _BATCH = 32  # pictures a call; more is no faster on a CPU
 
@@ -153,7 +152,9 @@ def _load_exported(
 
         directory = export_cached(reference)
     try:
-        facts = json.loads((directory / MODEL_JSON).read_text("utf-8"))
+        facts = read_record(directory / MODEL_JSON)
+        if facts.get("format") != FORMAT:
+            raise ModelError(f"{directory} was exported by another version of crossmodal: export the model again")
         check_files(directory, {name: facts["files"][name] for name in ("preprocess.json", "tokenizer.json")})
         preprocess = Preprocess.from_config(json.loads((directory / "preprocess.json").read_text("utf-8")))
         tokenizer = _load_tokenizer(directory, facts)
@@ -181,8 +182,6 @@ def _runtime(
 ) -> OpenVinoRuntime:
     from dual_encoder.openvino_runtime import TOWERS, OpenVinoRuntime, int8_path, no_int8
 
-    if facts.get("format") != FORMAT:
-        raise ModelError(f"{directory} was exported by another version of crossmodal: export the model again")
     if precision == "int8" and not all(int8_path(directory, tower).name in facts["files"] for tower in TOWERS):
         raise no_int8(directory)  # those that lie there are of another export
     length, end = facts["context_length"], facts["end_of_text"]
@@ -228,8 +227,7 @@ def describe_model(reference: str) -> dict[str, Any]:
     """What model.json says of an exported model: fingerprint, dim, temperature, parity figures. Raises ModelError."""
     parsed = parse_reference(reference)
     if parsed.directory and (parsed.directory / MODEL_JSON).is_file():
-        facts: dict[str, Any] = json.loads((parsed.directory / MODEL_JSON).read_text("utf-8"))
-        return {"reference": parsed.name, **facts}
+        return {"reference": parsed.name, **read_record(parsed.directory / MODEL_JSON)}
     encoder = load_encoder(reference, runtime="torch", device="cpu")
     return {
         "reference": encoder.reference,

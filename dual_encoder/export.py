@@ -17,14 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dual_encoder.encoder import FORMAT, MODEL_JSON, rows_of
+from dual_encoder.encoder import FORMAT, rows_of
 from dual_encoder.errors import DualEncoderError, ModelError
 from dual_encoder.files import in_native_code, sha256, staged
 from dual_encoder.hf_tokenizer import write_hf_tokenizer
 from dual_encoder.open_clip_model import OpenClipModel, load_open_clip
-from dual_encoder.openvino_runtime import TOWERS, OpenVinoRuntime, cache_directory
+from dual_encoder.openvino_runtime import OpenVinoRuntime, cache_directory
 from dual_encoder.packing import EndOfText
 from dual_encoder.quantise import Examples, write_int8
+from dual_encoder.record import MODEL_JSON, is_of_tower, read_record, write_record
 from dual_encoder.reference import ModelReference, parse_reference
 from dual_encoder.text_tower import encode_packed, end_of_text, is_cuttable
 from dual_encoder.tokenizer import clean_kind, write_tokenizer
@@ -49,7 +50,10 @@ def export_cached(reference: ModelReference) -> Path:
 
 
 def _is_current(facts: Path) -> bool:
-    return facts.is_file() and json.loads(facts.read_text("utf-8")).get("format") == FORMAT
+    try:
+        return read_record(facts).get("format") == FORMAT
+    except ModelError:  # there is none, or it is damaged
+        return False
 
 
 def export_model(
@@ -129,18 +133,17 @@ def _export(
             "parity": parity,
             "files": {f.name: sha256(f) for f in sorted(work.iterdir())},
         }
-        _write_json(work / MODEL_JSON, facts)
+        write_record(work / MODEL_JSON, facts)
         if judge:
-            _write_json(work / MODEL_JSON, {**facts, **judge(work)})
+            write_record(work / MODEL_JSON, {**facts, **judge(work)})
         if out.is_dir():
             _keep_others(out, work)
 
 
 def _keep_others(old: Path, new: Path) -> None:
     """Take along what lies in a model's directory and is no older export's."""
-    towers = tuple(f"{tower}.{kind}" for tower in TOWERS for kind in ("onnx", "int8."))
     for path in old.iterdir():
-        if path.name.startswith(towers) or (new / path.name).exists():
+        if is_of_tower(path.name) or (new / path.name).exists():
             continue
         if path.is_dir() and not path.is_symlink():
             shutil.copytree(path, new / path.name, symlinks=True, copy_function=_link)

@@ -15,6 +15,7 @@ import numpy as np
 
 from dual_encoder.errors import ModelError, RuntimeMissing
 from dual_encoder.preprocess import Preprocess
+from dual_encoder.record import check_weights
 from dual_encoder.reference import ModelReference
 
 
@@ -56,6 +57,8 @@ def load_open_clip(reference: ModelReference, *, trust_pickle: bool = False) -> 
             f"model {reference.name!r} needs torch and open_clip ({error}): pip install 'crossmodal[train]' or [gpu]"
         ) from None
 
+    if reference.directory is not None:
+        check_weights(reference.directory)
     if reference.kind == "random":
         print(f"warning: {reference.name} has random weights: for tests and benchmarks only", file=sys.stderr)
     source = {

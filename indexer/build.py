@@ -213,7 +213,7 @@ def good_pictures(rows: list[Row], ledger: Ledger, place: int) -> list[Row]:
     for at, row in enumerate(good, place):
         later = again.get(at, Again([], []))
         row["id"] = row["id"] or row["sha256"][:16]
-        row["duplicate_uris"] = later.uris
+        row["duplicate_uris"] = [uri for uri in dict.fromkeys(later.uris) if uri != row["uri"]]
         row["captions"] = list(dict.fromkeys(row["captions"] + later.captions))
         row["metadata"] = json.loads(row["metadata"])
     return good

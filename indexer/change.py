@@ -145,7 +145,8 @@ def _writer(
     manifest = base.manifest
     return SnapshotWriter(
         directory, model=manifest.model, source=manifest.source, base=base, index_type=manifest.index_type,
-        target_recall=manifest.target_recall, further_source=foreign, text_queries=queries_of(encoder),
+        target_recall=manifest.target_recall, memory=manifest.memory, target_latency_ms=manifest.target_latency_ms,
+        further_source=foreign, text_queries=queries_of(encoder),
     )  # fmt: skip
 
 

@@ -65,11 +65,11 @@ class Workbench:
     def load(self, number: int) -> list[dict[str, Any]] | None:
         """The rows of a finished part, None if it is not finished."""
         try:
-            content = memoryview(self._path(number).read_bytes())
+            content = self._path(number).read_bytes()
         except OSError:
             return None
-        data, digest = content[:-_DIGEST], content[-_DIGEST:]
-        if hashlib.sha256(data).digest() != digest:
+        data = memoryview(content)[:-_DIGEST]
+        if hashlib.sha256(data).digest() != content[-_DIGEST:]:
             return None
         return pa.ipc.open_file(pa.py_buffer(data)).read_all().to_pylist()
 

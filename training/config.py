@@ -58,7 +58,7 @@ class TrainConfig(BaseModel):
     negative_choice: Literal["uniform", "reordered"] = "uniform"
 
     # On what machine
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**31)
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     grad_checkpointing: bool = False

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from dual_encoder.errors import ModelError
-from dual_encoder.files import in_native_code, staged
+from dual_encoder.files import in_native_code, sha256, staged
 from dual_encoder.preprocess import Preprocess
+from dual_encoder.record import write_record
 from training.config import TrainConfig
 
 MADE = "training.json"
@@ -238,8 +239,8 @@ def save_model(
 ) -> Path:
     """Write `open_clip_config.json` and `open_clip_model.safetensors` (fp16), what open_clip loads by `local-dir:`.
 
-    Beside them `training.json` says how the model was `made`, for the card of an export. What lay at `out`, a model and
-    its export, makes way for all of that at once. Raises TrainingError.
+    Beside them `training.json` says how the model was `made`, for the card of an export, and the files' SHA-256s. What
+    lay at `out`, a model and its export, makes way for all of that at once. Raises TrainingError.
     """
     import torch
     from safetensors.torch import save_file
@@ -252,14 +253,16 @@ def save_model(
     weights_file = "open_clip_model.safetensors"
     try:
         with staged(out) as folder:
-            for name, value in (("open_clip_config.json", config), (MADE, made)):
-                (folder / name).write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", "utf-8")
+            text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+            (folder / "open_clip_config.json").write_text(text, "utf-8")
             if hasattr(tokenizer, "tokenizer"):  # a Hugging Face one: open_clip looks for it beside the weights
                 with in_native_code(folder):
                     tokenizer.tokenizer.save_pretrained(folder)
             with in_native_code(folder / weights_file):
                 save_file(weights, folder / weights_file, metadata={"format": "pt"})
             (folder / weights_file).chmod(0o644)  # safetensors lets nobody else read it
+            files = {path.name: sha256(path) for path in sorted(folder.iterdir())}
+            write_record(folder / MADE, {**made, "files": files})
     except OSError as error:
         raise TrainingError(f"could not write {out}: {error.strerror or error}") from None
     return out

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from corpus.records import as_utf8
 from dual_encoder.errors import ImageError
 from dual_encoder.image import open_image
 
@@ -117,35 +118,47 @@ def read_pairs(data: Path, split: str = "train") -> Pairs:
 
 def _read_rows(table: Path, chunk: int = 4096) -> Iterator[pa.RecordBatch]:
     rows: list[dict[str, Any]] = []
-    with table.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                rows.append(_row(json.loads(line)))
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                reason = f"no column {error}" if isinstance(error, KeyError) else str(error)
-                raise DataError(f"{table}, row {number}: {reason}") from None
-            if len(rows) == chunk:
-                yield pa.RecordBatch.from_pylist(rows, _SCHEMA)
-                rows = []
+    for number, line in json_lines(table):
+        try:
+            rows.append(_row(json.loads(line)))
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            reason = f"no column {error}" if isinstance(error, KeyError) else str(error)
+            raise DataError(f"{table}, row {number}: {reason}") from None
+        if len(rows) == chunk:
+            yield pa.RecordBatch.from_pylist(rows, _SCHEMA)
+            rows = []
     yield pa.RecordBatch.from_pylist(rows, _SCHEMA)
 
 
+def json_lines(table: Path) -> Iterator[tuple[int, str]]:
+    """The lines that are not blank, with their numbers. Raises DataError where they are no UTF-8."""
+    with table.open(encoding="utf-8-sig") as lines:
+        try:
+            yield from ((number, line) for number, line in enumerate(lines, 1) if line.strip())
+        except UnicodeDecodeError as error:
+            raise DataError(f"{table}: {error}") from None
+
+
 def _row(row: dict[str, Any]) -> dict[str, Any]:
-    image, captions, languages = row.pop("image"), row.pop("caption"), row.pop("language", "")
+    image, captions, languages = row.pop("image"), row.pop("caption"), row.pop("language", None) or ""
     captions = [captions] if isinstance(captions, str) else captions
     if not isinstance(image, str) or not image:
         raise ValueError("image is not a path")
     if not isinstance(captions, list) or not captions or not all(isinstance(c, str) for c in captions):
         raise ValueError("caption is not a string or a list of strings")
     languages = [languages] * len(captions) if isinstance(languages, str) else languages
-    if not isinstance(languages, list) or len(languages) != len(captions):
+    is_list = isinstance(languages, list) and all(isinstance(language, str | None) for language in languages)
+    if not is_list or len(languages) != len(captions):
         raise ValueError(f"language is not a string or a list of {len(captions)} strings, one a caption")
-    negatives = row.pop("negatives", [])
+    negatives = row.pop("negatives", None) or []
     if not isinstance(negatives, list) or not all(isinstance(text, str) for text in negatives):
         raise ValueError("negatives is not a list of strings")
+    group = row.pop("group", None)
     return {
-        "file": image, "captions": captions, "languages": languages, "negatives": negatives,
-        "group": str(row.pop("group", "")), "metadata": json.dumps(row, ensure_ascii=False),
+        "file": image, "captions": list(map(as_utf8, captions)), "negatives": list(map(as_utf8, negatives)),
+        "languages": [as_utf8(language or "") for language in languages],
+        "metadata": as_utf8(json.dumps(row, ensure_ascii=False)),
+        "group": "" if group is None or group != group else str(group),
     }  # fmt: skip
 
 

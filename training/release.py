@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dual_encoder import load_encoder
-from dual_encoder.errors import ModelError
+from dual_encoder.record import MODEL_JSON, read_record
 from training.evaluation.retrieval import WAYS, evaluate
 from training.model import MADE
 
@@ -44,7 +44,7 @@ def judge(
     Returns what joins model.json: `quality`, the figures of each precision on the data.
     Raises QualityError, DataError.
     """
-    facts = json.loads((folder / "model.json").read_text("utf-8"))
+    facts = read_record(folder / MODEL_JSON)
     quality: dict[str, Any] = {}
     if data is not None:
         quality = {"data": data.name, "split": split, "precisions": {}}
@@ -60,15 +60,11 @@ def judge(
 
 
 def made_of(reference: str) -> dict[str, Any] | None:
-    """How a model directory was trained, None where it does not say."""
+    """How a model directory was trained, None where it does not say. Raises ModelError."""
     path = Path(reference) / MADE
     if not path.is_file():
         return None
-    try:
-        made: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise ModelError(f"{path}: not JSON: {error}") from None
-    return made
+    return read_record(path)
 
 
 def _check(precisions: dict[str, Any], most_loss: float) -> None:

@@ -175,7 +175,9 @@ def imagine(rng: random.Random) -> Scene:
 
 
 def scenes(count: int, seed: int, split: str = "train") -> Iterator[tuple[Scene, int]]:
-    """Yield `count` scenes of the split with distinct keys, each with the seed that places it."""
+    """Yield `count` scenes of the split with distinct keys, each with the seed that places it. Raises ValueError."""
+    if split not in SPLITS:
+        raise ValueError(f"scenes have no split {split!r}; choose from {', '.join(SPLITS)}")
     seen: set[bytes] = set()
     rng = random.Random(f"{seed}/{split}")
     while len(seen) < count:

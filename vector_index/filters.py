@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
@@ -27,6 +28,7 @@ _COMPARE: Final[dict[str, Callable[..., Any]]] = {
     "$lt": pc.less,
     "$lte": pc.less_equal,
 }
+_LARGEST: Final = sys.float_info.max  # JSON has whole numbers of any length
 _OPERATORS: Final = ("$eq", "$ne", *_COMPARE, "$in", "$nin", "$exists", "$not")
 
 
@@ -129,7 +131,7 @@ class _Check:
         if pa.types.is_boolean(kind):
             fits, what = isinstance(value, bool), "true or false"
         elif pa.types.is_integer(kind) or pa.types.is_floating(kind):
-            fits = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+            fits = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LARGEST
             what = "a number"
         elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
             fits, what = isinstance(value, str), "a text"
@@ -201,18 +203,22 @@ def _values_hold(values: Any, operator: str, value: Any) -> Mask:
 def _whole_numbers_hold(values: Any, operator: str, value: float) -> Mask:
     """A comparison of whole numbers with any number: with a fraction as Arrow has it, large ones would not compare."""
     bound = math.floor(value) if operator in ("$gt", "$lte") else math.ceil(value)
-    bits, signed = values.type.bit_width, pa.types.is_signed_integer(values.type)
-    if (-(2 ** (bits - 1)) if signed else 0) <= bound < 2 ** (bits - signed):
+    if bound in _range(values.type):
         return _mask(_COMPARE[operator](values, pa.scalar(bound, values.type)))
     every = (bound > 0) == (operator in ("$lt", "$lte"))
     return _mask(values.is_valid()) if every else np.zeros(len(values), np.bool_)
 
 
+def _range(kind: pa.DataType) -> range:
+    """What whole numbers of a type can be."""
+    bits, signed = kind.bit_width, pa.types.is_signed_integer(kind)
+    return range(-(2 ** (bits - 1)) if signed else 0, 2 ** (bits - signed))
+
+
 def _array(values: list[Any], kind: pa.DataType) -> Any:
     """Values as the column has them; a number that the column cannot have is equal to none of it."""
     if pa.types.is_integer(kind):
-        values = [int(value) for value in values if value == int(value) and -(2**63) <= value < 2**63]
-        return pa.array(values, pa.int64()).cast(kind, safe=False)
+        return pa.array([int(value) for value in values if value == int(value) and int(value) in _range(kind)], kind)
     if pa.types.is_floating(kind):
         numbers = [float(value) for value in values]
         zeros = [0.0, -0.0] if 0.0 in numbers else []  # equal, but not the same to Arrow

@@ -96,7 +96,7 @@ class Manifest(_Stamp):
     """Everything about a snapshot but its data. `files` maps each name, all but the manifest's own, to its stamp.
 
     `source` is where the corpus lies; addresses in it are relative to that. `sources` are the places of what was added
-    from elsewhere, whose addresses say so. `index_type` is as it was asked for.
+    from elsewhere, whose addresses say so. `index_type`, `memory` (bytes) and `target_latency_ms` are as asked for.
     """
 
     format_version: int = FORMAT_VERSION
@@ -106,6 +106,8 @@ class Manifest(_Stamp):
     sources: list[str] = []
     index_type: str = "auto"
     target_recall: float
+    memory: int | None = None
+    target_latency_ms: float | None = None
     images: CollectionStamp
     texts: CollectionStamp
     rejects: int

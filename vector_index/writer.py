@@ -215,6 +215,8 @@ class SnapshotWriter:
             sources=self._sources,
             index_type=self._index_type,
             target_recall=self._target.recall,
+            memory=self._target.memory,
+            target_latency_ms=self._target.latency_ms,
             images=image_stamp,
             texts=text_stamp,
             rejects=self._reject_count,

@@ -71,6 +71,8 @@ def build(
     held = None if memory is None else int(quantity(memory, BYTES, "--memory"))
     if engine not in ("local", "ray"):
         raise typer.BadParameter(f"{engine!r} is neither local nor ray", param_hint="--engine")
+    if engine == "local" and (ray_workers is not None or ray_address != "auto"):
+        raise typer.BadParameter("--ray-address and --ray-workers go with --engine ray")
     options: dict[str, Any] = {"device": device, "runtime": runtime, "precision": precision}
     there = _reached(store, store_index)
     if there is not None and index_type == "auto":

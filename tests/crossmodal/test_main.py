@@ -59,12 +59,12 @@ def test_errors_are_one_line(tmp_path: Path, index: Path) -> None:
 
 
 def test_another_model_is_refused(tmp_path: Path, index: Path) -> None:
+    from dual_encoder.record import read_record, write_record
     from dual_encoder.reference import TINY
 
     other = tmp_path / "other"
     shutil.copytree(TINY, other)
-    facts = json.loads((other / "model.json").read_text())
-    (other / "model.json").write_text(json.dumps({**facts, "fingerprint": "0" * 64}))
+    write_record(other / "model.json", {**read_record(other / "model.json"), "fingerprint": "0" * 64})
     fails(1, "search", index, "--text", "x", "--model", other, says="built with model 'tiny'")
     fails(1, "serve", index, "--model", other, says="000000000000")
 

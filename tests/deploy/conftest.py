@@ -20,6 +20,8 @@ from typing import Any
 
 import pytest
 
+from dual_encoder.record import read_record, write_record
+
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 FRONT = "http://127.0.0.1:18080"
@@ -198,8 +200,8 @@ def stack(
     # Another model, as far as its fingerprint goes: an index of the one is refused by the other.
     other = folder / "models/other"
     shutil.copytree(ROOT / "dual_encoder/tiny", other)
-    facts = json.loads((other / "model.json").read_text())
-    (other / "model.json").write_text(json.dumps({**facts, "fingerprint": facts["fingerprint"][::-1]}))
+    facts = read_record(other / "model.json")
+    write_record(other / "model.json", {**facts, "fingerprint": facts["fingerprint"][::-1]})
     sh("chmod", "-R", "a+rX", folder, folder.parent)
     env = {
         "DOCKER": docker,

@@ -83,6 +83,12 @@ def test_corpus(pair: tuple[HFTokenizer, HuggingFaceTokenizer]) -> None:
     np.testing.assert_array_equal(ours(CORPUS), theirs(CORPUS).numpy())
 
 
+def test_one_that_does_not_fit(pair: tuple[HFTokenizer, HuggingFaceTokenizer], tmp_path: Path, at_most: Any) -> None:
+    """`tokenizers` raises bare Exception."""
+    with at_most(1000), pytest.raises(OSError, match=r"File too large.*tokenizer\.json"):
+        write_hf_tokenizer(pair[0], tmp_path)
+
+
 @settings(max_examples=200, deadline=None)
 @given(text=st.text(st.characters(exclude_categories=("Cs",)), max_size=40))
 def test_any_text(pair: tuple[HFTokenizer, HuggingFaceTokenizer], text: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from hypothesis import strategies as st
 import dual_encoder
 from dual_encoder import DualEncoder, ModelError, load_encoder
 from dual_encoder.packing import _LENGTHS, _ROWS, LARGEST, TextTower, pack
+from dual_encoder.record import read_record, write_record
 
 _CONTEXT = 77
 _END = 500
@@ -88,9 +88,9 @@ def test_pictures_come_in_few_counts(encoder: DualEncoder) -> None:
 def test_an_older_export_is_refused(tmp_path: Path) -> None:
     old = tmp_path / "old"
     shutil.copytree(Path(dual_encoder.__file__).parent / "tiny", old)
-    facts = json.loads((old / "model.json").read_text())
+    facts = read_record(old / "model.json")
     del facts["format"]
-    (old / "model.json").write_text(json.dumps(facts))
+    write_record(old / "model.json", facts)
     with pytest.raises(ModelError, match="exported by another version of crossmodal: export the model again"):
         load_encoder(str(old), lazy=True)
 

@@ -151,8 +151,10 @@ def test_sigkill(tmp_path: Path, encoder: DualEncoder, scenes: Path) -> None:
     whole, index = tmp_path / "whole", tmp_path / "index"
     build_index(scenes, whole, encoder, part_size=8)
     code = (
-        "import sys, time; from dual_encoder import load_encoder; from indexer import build_index\n"
-        "build_index(sys.argv[1], sys.argv[2], load_encoder('tiny'), part_size=8, progress=lambda p: time.sleep(0.3))"
+        "import pathlib, sys, time; from dual_encoder import load_encoder; from indexer import build_index\n"
+        "there = lambda: len(list(pathlib.Path(sys.argv[2], '.build').glob('part-*.arrow')))\n"
+        "wait = lambda progress: time.sleep(60 if there() >= 3 else 0)\n"
+        "build_index(sys.argv[1], sys.argv[2], load_encoder('tiny'), part_size=8, progress=wait)"
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(scenes), str(index)])
     deadline = time.monotonic() + 60

@@ -197,13 +197,14 @@ def test_removing_by_id_and_by_filter_and_compacting(tmp_path: Path, encoder: Du
     rows = [{"image": f"{n}.jpg", "content": n, "id": f"p{n}", "caption": ["all", f"only {n}"], "year": 1990 + n}
             for n in range(12)]  # fmt: skip
     index = tmp_path / "index"
-    build_index(write_table(tmp_path / "corpus", rows), index, encoder)
+    build_index(write_table(tmp_path / "corpus", rows), index, encoder, memory=10**6, target_latency_ms=5.0)
     report = remove_from_index(index, lambda snapshot: [snapshot.images.row_of("p3")])
     assert (report.removed, report.unchanged) == (1, 11)
     where = {"year": {"$gte": 2000}}
     remove_from_index(index, lambda s: s.images.live(Filter.parse(where, s.images.schema)).tolist())
     compact_index(index)
     with IndexDirectory(index).open() as snapshot:
+        assert (snapshot.manifest.memory, snapshot.manifest.target_latency_ms) == (10**6, 5.0)  # are not forgotten
         assert snapshot.verify() == []
         left = [f"p{n}" for n in range(10) if n != 3]
         assert snapshot.images.take(range(9), ["id"])["id"].to_pylist() == left
@@ -258,6 +259,8 @@ def test_what_several_rows_say_of_a_picture_stays(tmp_path: Path, encoder: DualE
             {"image": "a.jpg", "content": 1, "caption": "one", "year": 2001}]  # fmt: skip
     table = write_table(tmp_path / "corpus", rows)
     built = build_index(table, tmp_path / "index", encoder)
+    with IndexDirectory(tmp_path / "index").open() as snapshot:
+        assert snapshot.images.take([0])["duplicate_uris"].to_pylist() == [["b.jpg"]]
     report = add_to_index(table, tmp_path / "index", encoder, prune=True)
     assert (report.changed, report.snapshot) == (0, built.snapshot)
     table = write_table(tmp_path / "corpus", [*rows, {"image": "a.jpg", "content": 1, "caption": "three"}])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,15 @@ def gate() -> Iterator[threading.Event]:
     event = threading.Event()
     yield event
     event.set()  # let no thread of a failed test hang
+
+
+@pytest.fixture
+def unhurried() -> Iterator[None]:
+    """No other thread runs until this one waits: what is submitted in one go is there as a whole."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(60)
+    yield
+    sys.setswitchinterval(interval)
 
 
 @given(
@@ -118,7 +128,7 @@ def test_what_waits_becomes_the_next_batch_within_the_budget_and_what_left_is_dr
     asyncio.run(main())
 
 
-def test_idle_workers_share_a_burst(gate: threading.Event) -> None:
+def test_idle_workers_share_a_burst(unhurried: None) -> None:
     batches: list[int] = []
     both = threading.Barrier(2, timeout=10)
 
@@ -137,7 +147,7 @@ def test_idle_workers_share_a_burst(gate: threading.Event) -> None:
     assert batches == [5, 5]
 
 
-def test_a_waiting_lane_is_not_starved_by_a_busy_one() -> None:
+def test_a_waiting_lane_is_not_starved_by_a_busy_one(unhurried: None) -> None:
     order: list[str] = []
 
     async def main() -> None:

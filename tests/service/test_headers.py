@@ -22,7 +22,7 @@ def closed() -> TestClient:
 
 @pytest.fixture(scope="module")
 def shared() -> TestClient:
-    return TestClient(create_app(Settings(index=Path("none"), cors_origins=[SITE], rate_limit="3/minute")))
+    return TestClient(create_app(Settings(index=Path("none"), cors_origins=[SITE], rate_limit="3/hour")))
 
 
 @pytest.fixture(scope="module")

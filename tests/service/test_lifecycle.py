@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,9 @@ from service.lifecycle import WEDGED
 
 # The server as the command line starts it, but for an encoder that hangs at one text and is slow at another.
 _SCRIPT = """
-import sys, threading, time
+import os, sys, threading, time
 from pathlib import Path
+from service import connections
 from service.engine import Engine
 from service.server import serve
 from service.settings import Settings
@@ -35,12 +37,14 @@ def open_engine(self, *args, **options):
     hang, slow = (len(self.encoder.token_rows([text])[0]) for text in ("a " * 30, "a " * 20))
     def encode_rows(rows):
         if any(len(row) == hang for row in rows):
+            Path(sys.argv[0] + ".hangs").touch()
             threading.Event().wait()
         if any(len(row) == slow for row in rows):
             time.sleep(1.5)
         return encode(rows)
     self.encoder.encode_rows = encode_rows
 Engine.__init__ = open_engine
+connections._LINGER = float(os.environ.get("LINGER", connections._LINGER))
 
 if __name__ == "__main__":
     serve(Settings(index=Path(sys.argv[1])), "127.0.0.1", int(sys.argv[2]))
@@ -52,10 +56,12 @@ class Server:
     def __init__(self, folder: Path, index: Path, **settings: str) -> None:
         script = folder / "served.py"
         script.write_text(_SCRIPT)
+        self.hangs = folder / "served.py.hangs"
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
-        environment = {**os.environ, **{f"CROSSMODAL_{name.upper()}": value for name, value in settings.items()}}
+        names = {name: name if name.isupper() else f"CROSSMODAL_{name.upper()}" for name in settings}
+        environment = {**os.environ, **{names[name]: value for name, value in settings.items()}}
         self.process = subprocess.Popen(
             [sys.executable, str(script), str(index), str(self.port)],
             env=environment,
@@ -86,6 +92,12 @@ class Server:
                 pytest.fail(f"not ready: {self.process.communicate()[1]}")
             time.sleep(0.05)
 
+    def until(self, happens: Callable[[], object], what: str) -> None:
+        until = time.monotonic() + 20
+        while not happens():
+            assert time.monotonic() < until, f"{what}: not in 20 s"
+            time.sleep(0.02)
+
     def in_background(self, text: str) -> dict[str, Any]:
         found: dict[str, Any] = {}
 
@@ -109,10 +121,11 @@ class Server:
 
 
 def test_told_to_stop_it_is_not_ready_serves_on_and_finishes_what_it_has(tmp_path: Path, index: Path) -> None:
-    server = Server(tmp_path, index, drain_delay="1", drain_timeout="10")
+    server = Server(tmp_path, index, drain_delay="3", drain_timeout="10")
     assert server.search("a star").status_code == 200
+    told = time.monotonic()
     server.process.send_signal(signal.SIGTERM)
-    time.sleep(0.3)
+    server.until(lambda: server.status("/readyz") == 503, "not ready")
     refused = server.get("/readyz")
     assert refused.status_code == 503
     assert "told to stop" in refused.json()["detail"]
@@ -120,9 +133,10 @@ def test_told_to_stop_it_is_not_ready_serves_on_and_finishes_what_it_has(tmp_pat
     answer = server.search("a blue star")  # a balancer that does not know yet
     assert answer.status_code == 200
     assert answer.headers["connection"] == "close"
+    time.sleep(max(0.0, told + 2 - time.monotonic()))
     late = server.in_background(SLOW)  # 1.5 s: it is being answered when the delay ends
-    time.sleep(0.9)
-    assert server.status("/healthz") == 0  # no more connections
+    server.until(lambda: server.status("/healthz") == 0, "no more connections")
+    assert time.monotonic() - told > 2.5
     late["thread"].join()
     assert late["status"] == 200
     assert server.process.wait(10) == -signal.SIGTERM
@@ -131,7 +145,7 @@ def test_told_to_stop_it_is_not_ready_serves_on_and_finishes_what_it_has(tmp_pat
 
 def test_told_to_stop_it_answers_what_is_on_its_way(tmp_path: Path, index: Path) -> None:
     """On a connection that was idle when it was told, and on one that had not been used."""
-    server = Server(tmp_path, index)
+    server = Server(tmp_path, index, LINGER="20")
     request = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
     used, fresh = (socket.create_connection(("127.0.0.1", server.port), 10) for _ in range(2))
     used.sendall(request)
@@ -139,7 +153,7 @@ def test_told_to_stop_it_answers_what_is_on_its_way(tmp_path: Path, index: Path)
     while not seen.endswith(b"}"):
         seen += used.recv(4096)
     server.process.terminate()
-    time.sleep(0.2)
+    server.until(lambda: server.status("/healthz") == 0, "no more connections")
     for connection in (used, fresh):
         with connection:
             connection.sendall(request)
@@ -155,11 +169,11 @@ def test_told_to_stop_it_answers_what_is_on_its_way(tmp_path: Path, index: Path)
 def test_what_does_not_finish_in_time_does_not_hold_it(tmp_path: Path, index: Path) -> None:
     server = Server(tmp_path, index, drain_timeout="1")
     stuck = server.in_background(HANG)
-    time.sleep(0.5)
+    server.until(server.hangs.exists, "it hangs")
     began = time.monotonic()
     server.process.terminate()
-    server.process.wait(10)
-    assert 0.5 < time.monotonic() - began < 8
+    server.process.wait(20)
+    assert 0.5 < time.monotonic() - began < 15
     stuck["thread"].join()
     assert stuck.get("status") != 200
     server.stop()
@@ -169,8 +183,9 @@ def test_a_wedged_encoder_is_not_ready_then_ends_the_process(tmp_path: Path, ind
     server = Server(tmp_path, index, stall_timeout="0.5", exit_timeout="3")
     for _ in range(2):  # one for each stream
         server.in_background(HANG)
-    time.sleep(1.5)
     refused = server.get("/readyz")
+    while refused.status_code == 200:
+        refused = server.get("/readyz")
     assert refused.status_code == 503
     assert "the encoder has not answered for" in refused.json()["detail"]
     assert server.status("/healthz") == 200

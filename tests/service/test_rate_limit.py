@@ -65,6 +65,12 @@ async def allowed(limit: RateLimit, times: int, caller: str = "a") -> int:
     return sum(verdict is None or not verdict.wait for verdict in verdicts)
 
 
+async def away_from_an_edge() -> None:
+    """Windows are the clock's own: what is counted on both sides of a second's end may be one more."""
+    if (left := 1 - time.time() % 1) < 0.6:
+        await asyncio.sleep(left)
+
+
 @pytest.mark.parametrize("text", ["", "lots", "10", "10/fortnight", "-1/second", "ten/second", "1.5/second"])
 def test_bad_limits(text: str) -> None:
     with pytest.raises(ValueError, match="rate limit"):
@@ -74,6 +80,7 @@ def test_bad_limits(text: str) -> None:
 def test_each_caller_has_its_own_limit_and_a_quota_beside_it() -> None:
     async def main() -> None:
         limit = RateLimit("5/second;8/day")
+        await away_from_an_edge()
         assert await allowed(limit, 10, "a") == 5
         assert await allowed(limit, 10, "b") == 5
         await asyncio.sleep(2.1)
@@ -84,7 +91,7 @@ def test_each_caller_has_its_own_limit_and_a_quota_beside_it() -> None:
         assert dict(verdict.headers)[b"ratelimit"].startswith(b'"day";r=0;t=')
         assert verdict.limit == "8 per 1 day"
         assert verdict.wait > 60
-        own = [await limit.hit("c", "1/minute") for _ in range(2)]
+        own = [await limit.hit("c", "1/hour") for _ in range(2)]
         assert [bool(each and each.wait) for each in own] == [False, True]
 
     asyncio.run(main())
@@ -94,16 +101,20 @@ def test_no_limit_is_none() -> None:
     assert asyncio.run(RateLimit(None).hit("a")) is None
 
 
-def test_replicas_share_what_redis_counts(redis: Redis) -> None:
+def test_replicas_share_what_redis_counts(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rate_limit, "_PATIENCE", 10.0)  # what is counted here instead would be counted twice
+
     async def main() -> None:
-        replicas = [RateLimit("10/minute", redis.url) for _ in range(3)]
+        replicas = [RateLimit("10/hour", redis.url) for _ in range(3)]
         counts = [await allowed(replica, 8) for replica in replicas]
         assert counts == [8, 2, 0]
         refused = await replicas[0].hit("a")
         assert refused is not None
-        assert 1 <= refused.wait <= 60
+        assert 1 <= refused.wait <= 3600
         assert (await allowed(replicas[2], 3, "b")) == 3
         quotas = [RateLimit("4/second;6/day", redis.url) for _ in range(2)]
+        assert await allowed(quotas[0], 1, "d") == await allowed(quotas[1], 1, "d") == 1  # connected
+        await away_from_an_edge()
         assert [await allowed(quotas[0], 9, "c"), await allowed(quotas[1], 9, "c")] == [4, 0]
         await asyncio.sleep(2.1)
         assert [await allowed(quotas[1], 9, "c"), await allowed(quotas[0], 9, "c")] == [2, 0]
@@ -119,11 +130,12 @@ def test_replicas_share_what_redis_counts(redis: Redis) -> None:
 def test_without_redis_each_process_counts_and_nobody_waits(
     redis: Redis, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rate_limit, "_TRY_AGAIN", 0.3)
+    monkeypatch.setattr(rate_limit, "_TRY_AGAIN", 1.0)
+    monkeypatch.setattr(rate_limit, "_PATIENCE", 0.5)
     caplog.set_level(logging.INFO)
 
     async def main() -> None:
-        limit = RateLimit("10/minute", redis.url)
+        limit = RateLimit("10/hour", redis.url)
         assert await allowed(limit, 5) == 5
         for how in ("killed", "hangs"):
             before = REDIS_FAILURES._value.get()
@@ -134,18 +146,21 @@ def test_without_redis_each_process_counts_and_nobody_waits(
                 redis.process.send_signal(signal.SIGSTOP)
             began = time.monotonic()
             assert await allowed(limit, 50, how) == 10  # this process' own limit goes on
-            assert time.monotonic() - began < 0.25
+            assert time.monotonic() - began < 5  # one of the fifty waited 0.5 s, and not each
             assert REDIS_FAILURES._value.get() == before + 50
             assert REDIS_DOWN._value.get() == 1
-            await asyncio.sleep(0.4)
+            await asyncio.sleep(1.1)
             assert await allowed(limit, 1, how) == 0  # asked again, in vain and in silence
             if how == "killed":
                 redis.start()
             else:
                 redis.process.send_signal(signal.SIGCONT)
-            await asyncio.sleep(0.4)
+            until = time.monotonic() + 20
+            while REDIS_DOWN._value.get():
+                assert time.monotonic() < until
+                await asyncio.sleep(0.1)
+                await limit.hit(f"{how}, is it back")
             assert await allowed(limit, 20, f"{how} and back") == 10
-            assert REDIS_DOWN._value.get() == 0
 
     asyncio.run(main())
     lines = [record.getMessage() for record in caplog.records if record.name == "crossmodal.rate_limit"]
@@ -155,10 +170,10 @@ def test_without_redis_each_process_counts_and_nobody_waits(
 
 def test_redis_that_was_never_there(free_port: int) -> None:
     async def main() -> None:
-        limit = RateLimit("2/minute", f"redis://:secret@127.0.0.1:{free_port}")
+        limit = RateLimit("2/hour", f"redis://:secret@127.0.0.1:{free_port}")
         began = time.monotonic()
         assert await allowed(limit, 10) == 2
-        assert time.monotonic() - began < 0.25
+        assert time.monotonic() - began < 2  # nobody waited for it
 
     asyncio.run(main())
 
@@ -172,14 +187,14 @@ def refused(answer: httpx.Response) -> None:
     assert answer.json()["request_id"] == answer.headers["x-request-id"]
     assert int(answer.headers["retry-after"]) >= 1
     assert answer.headers["ratelimit"].startswith('"default";r=0;t=')
-    assert answer.headers["ratelimit-policy"] == '"default";q=3;w=60'
+    assert answer.headers["ratelimit-policy"] == '"default";q=3;w=3600'
 
 
 def test_limits_over_http(serve: Serve, tmp_path: Path) -> None:
     file = tmp_path / "keys.json"
     one, _ = keys.create(file, "search")
     other, _ = keys.create(file, "search", rate_limit="100/second")
-    settings = {"CROSSMODAL_RATE_LIMIT": "3/minute", "CROSSMODAL_KEYS_FILE": str(file)}
+    settings = {"CROSSMODAL_RATE_LIMIT": "3/hour", "CROSSMODAL_KEYS_FILE": str(file)}
     with serve(tmp_path / "log", **settings) as url, httpx.Client(base_url=url) as client:
 
         def ask(key: str | None) -> httpx.Response:
@@ -198,7 +213,7 @@ def test_limits_over_http(serve: Serve, tmp_path: Path) -> None:
 
 
 def test_addresses_are_counted_without_keys_and_forwarded_ones_only_from_proxies(serve: Serve, tmp_path: Path) -> None:
-    limit = {"CROSSMODAL_RATE_LIMIT": "3/minute"}
+    limit = {"CROSSMODAL_RATE_LIMIT": "3/hour"}
 
     def statuses(url: str) -> list[int]:
         forwarded = [f"10.0.0.{n}" for n in range(1, 6)]
@@ -224,7 +239,7 @@ def test_what_is_no_address_of_a_proxy_is_refused_at_the_start(proxy: str) -> No
 
 
 def test_an_ipv6_network_is_one_caller() -> None:
-    app = create_app(Settings(index=Path("none"), rate_limit="3/minute"))
+    app = create_app(Settings(index=Path("none"), rate_limit="3/hour"))
     before = REFUSALS.labels("rate_limit")._value.get()
 
     def status(address: str) -> int:

@@ -27,6 +27,8 @@ from training.config import ConfigError, read_config
         ({"lora_rank": 2, "lock_text": True}, "leave lock_image"),
         ({"fresh_text": True, "lock_text": True}, "fresh_text is a text tower that knows nothing yet"),
         ({"ema": 1}, "ema: .*less than 1"),
+        ({"seed": -1}, "seed: .*greater than or equal to 0"),
+        ({"seed": 20_261_125_210_000}, "seed: .*less than"),
     ],
 )
 def test_bad_keys(tmp_path: Path, recipe: Callable[..., Path], change: dict[str, object], words: str) -> None:

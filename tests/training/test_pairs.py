@@ -33,6 +33,7 @@ def test_batches_can_start_anywhere() -> None:
         ({"caption": "a"}, "no column 'image'"),
         ({"image": 5, "caption": "a"}, "image is not a path"),
         ({"image": "b.jpg", "caption": ["a", "b"], "language": ["en"]}, "language is not a string or a list of 2"),
+        ({"image": "b.jpg", "caption": ["a", "b"], "language": [1, 2]}, "language is not a string or a list of 2"),
         ({"image": "b.jpg", "caption": "a", "negatives": "b"}, "negatives is not a list"),
         (["b.jpg"], "row 2"),
     ],
@@ -43,6 +44,23 @@ def test_bad_rows_are_named(tmp_path: Path, row: object, words: str) -> None:
     with pytest.raises(DataError, match=words) as error:
         read_pairs(tmp_path)
     assert f"{table}, row 2" in str(error.value)
+
+
+def test_what_others_write(tmp_path: Path) -> None:
+    """pandas has null for what is missing, Windows a BOM, and JSON halves of characters; blank lines are no rows."""
+    nothing = {"language": None, "negatives": None, "group": None}
+    rows = [{"image": "a.jpg", "caption": "x\ud83d", **nothing, "note": "\ud83d"}, {"image": "b.jpg", "caption": "y", **nothing},
+            {"image": "c.jpg", "caption": ["y", "z"], "language": ["en", None], "group": float("nan")}]  # fmt: skip
+    (tmp_path / "captions.jsonl").write_bytes(
+        b"\xef\xbb\xbf" + "\r\n\r\n".join(map(json.dumps, rows)).encode() + b"\r\n"
+    )
+    pairs = read_pairs(tmp_path)[:]
+    assert [pair.group for pair in pairs] == ["", "", ""]
+    assert [pair.captions for pair in pairs] == [("x?",), ("y",), ("y", "z")]
+    assert [pair.languages for pair in pairs] == [("",), ("",), ("en", "")]
+    (tmp_path / "captions.jsonl").write_bytes(b'{"image": "caf\xe9.jpg"}')
+    with pytest.raises(DataError, match=r"captions\.jsonl: .*decode"):
+        read_pairs(tmp_path)
 
 
 def test_no_table_and_no_rows(tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from dual_encoder.files import locked
+from dual_encoder.record import read_record
 from training.config import TrainConfig, read_config
 from training.model import save_model
 from training.pairs import DataError, read_pairs
@@ -217,6 +219,14 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path: Path, recipe: Reci
     assert not checkpoint.with_suffix(".tmp").exists()
 
 
+def test_one_run_at_a_time(tmp_path: Path, recipe: Recipe) -> None:
+    """Two would write one checkpoint over the other's."""
+    config = read_config(recipe(tmp_path))
+    config.out.mkdir()
+    with locked(config.out), pytest.raises(TrainingError, match=r"run: another run writes there"):
+        train(config)
+
+
 def test_a_saved_model_is_what_open_clip_loads(tmp_path: Path, config: Config) -> None:
     import open_clip
 
@@ -226,7 +236,7 @@ def test_a_saved_model_is_what_open_clip_loads(tmp_path: Path, config: Config) -
     save_model(
         student.model, student.architecture, student.preprocess, student.tokenizer, tmp_path / "saved", {"pairs": 1}
     )
-    assert json.loads((tmp_path / "saved/training.json").read_text()) == {"pairs": 1}
+    assert read_record(tmp_path / "saved/training.json")["pairs"] == 1
     loaded = open_clip.create_model(f"local-dir:{tmp_path / 'saved'}").eval()
     tokens = student.tokenizer(["a red star"])
     with torch.no_grad():

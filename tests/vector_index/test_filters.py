@@ -28,7 +28,7 @@ SCHEMA = pa.schema(
      ("tags", pa.list_(pa.string())), ("taken_ns", pa.int64()), ("weight", pa.float32())]
 )  # fmt: skip
 VALUES: dict[str, list[Any]] = {
-    "year": [1990, 1992, 1994, 2000, 1991.5, 1991.0, 10**30, -(10**30)],
+    "year": [1990, 1992, 1994, 2000, 1991.5, 1991.0, 2**32 + 1990, 10**30, -(10**30)],
     "score": [-2, 0.25, 5, 100],
     "licence": ["CC0", "CC-BY", "雨", "", "zzz"],
     "tags": ["a", "b", "c"],
@@ -137,6 +137,8 @@ def nested(depth: int) -> dict[str, Any]:
         ({"year": "1990"}, "year: the column has int32, so a number is expected, not \"1990\""),
         ({"year": True}, "so a number is expected, not true"),
         ({"year": float("nan")}, "so a number is expected"),
+        ({"year": 10**400}, "so a number is expected"),
+        ({"score": {"$lt": -(10**400)}}, "so a number is expected"),
         ({"year": [1990]}, "so a number is expected"),
         ({"free": 1}, "true or false is expected"),
         ({"free": {"$gt": False}}, "compares numbers or texts"),

@@ -5,10 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
 from vector_index import IndexDirectory, Snapshot, SnapshotCorrupt
+from vector_index.segment import _map_rows, open_part
 
 FILES = [
     *(f"{name}.{kind}" for name in ("images", "texts") for kind in ("faiss", "arrow", "order.npy")),
@@ -67,6 +69,23 @@ def test_a_file_cut_short_or_missing_is_refused(path: Path, name: str) -> None:
     (path / name).unlink()
     with pytest.raises(SnapshotCorrupt, match=name):
         Snapshot(path)
+
+
+def test_a_header_with_a_flipped_bit_is_told_in_a_line(tmp_path: Path) -> None:
+    """Some make numpy raise what is neither an OSError nor a ValueError."""
+    path = tmp_path / "images.order.npy"
+    np.save(path, np.arange(9))
+    content = path.read_bytes()
+    refused = 0
+    for bit in range(400, 600):
+        damaged = bytearray(content)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        try:
+            open_part(path, _map_rows)
+        except SnapshotCorrupt:
+            refused += 1
+    assert refused > 50
 
 
 def test_opening_reads_no_table_into_memory(directory: IndexDirectory, publish: Any, make_corpus: Any) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from dual_encoder import DualEncoder
 from training.evaluation.gallery import encode_pictures
 from training.evaluation.probes import Probe, probe_figures
-from training.pairs import DataError, Pair
+from training.pairs import DataError, Pair, json_lines
 
 
 def read_probes(table: Path, language: str | None = None, limit: int | None = None) -> tuple[list[Pair], list[Probe]]:
@@ -23,17 +24,14 @@ def read_probes(table: Path, language: str | None = None, limit: int | None = No
         raise DataError(f"{table}: no such table of probes")
     numbers: dict[Path, int] = {}
     probes = []
-    with table.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if limit is not None and number > limit:
-                break
-            try:
-                probe = _probe(json.loads(line), table.parent, numbers)
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                reason = f"no column {error}" if isinstance(error, KeyError) else str(error)
-                raise DataError(f"{table}, row {number}: {reason}") from None
-            if language in (None, probe.language):
-                probes.append(probe)
+    for number, line in islice(json_lines(table), limit):
+        try:
+            probe = _probe(json.loads(line), table.parent, numbers)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            reason = f"no column {error}" if isinstance(error, KeyError) else str(error)
+            raise DataError(f"{table}, row {number}: {reason}") from None
+        if language in (None, probe.language):
+            probes.append(probe)
     if not probes:
         raise DataError(f"{table}: no probes in it" + (f" in language {language!r}" if language else ""))
     return [Pair(path, (), ()) for path in numbers], probes

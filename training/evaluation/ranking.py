@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 NDCG_AT = 10
 _FEW = 32  # right answers, up to which comparing with each is quicker than sorting the row
+_TIE = 1e-6  # scores this close are equal but for rounding: a product of matrices rounds its last columns otherwise
 _CELLS = 2**25  # scores held at a time: 128 MB
 
 
@@ -61,10 +62,11 @@ def rank(
 def _places(scores: NDArray[np.floating[Any]], right: NDArray[np.int64]) -> NDArray[np.int64]:
     """Ranks of the right items, ascending, int64 (right,)."""
     mine = np.sort(scores[right])
+    least = mine - _TIE
     if len(mine) <= _FEW:
-        ahead = np.count_nonzero(scores >= mine[:, None], axis=1)
+        ahead = np.count_nonzero(scores >= least[:, None], axis=1)
     else:
-        ahead = len(scores) - np.searchsorted(np.sort(scores), mine)
-    wrong = ahead - (len(mine) - np.searchsorted(mine, mine))
+        ahead = len(scores) - np.searchsorted(np.sort(scores), least)
+    wrong = ahead - (len(mine) - np.searchsorted(mine, least))
     places: NDArray[np.int64] = wrong[::-1] + np.arange(1, len(mine) + 1)
     return places

@@ -89,8 +89,9 @@ def html_report(figures: dict[str, Any], found: Retrieved | None = None) -> str:
     if "comparison" in figures:
         parts.append(_comparison(figures["comparison"]))
     parts += [_slices(column, rows) for column, rows in figures.get("by", {}).items() if rows]
-    if "classification" in figures:
-        parts.append(_classification(figures["classification"]))
+    for key, heading in (("classification", "Zero-shot classification"), ("linear_probe", "A linear probe")):
+        if key in figures:
+            parts.append(_classification(heading, figures[key]))
     for key, heading in (("probes", "Hard negatives: drawn scenes"), ("probe_data", "Hard negatives: table")):
         if key in figures:
             parts.append(_probes(heading, figures[key]))
@@ -183,7 +184,7 @@ def _comparison(comparison: dict[str, Any]) -> str:
     return f"<h2>{escape(b)} (B) against {escape(a)} (A)</h2>{table}<ul class=plain>{''.join(verdicts)}</ul>"
 
 
-def _classification(figures: dict[str, Any]) -> str:
+def _classification(heading: str, figures: dict[str, Any]) -> str:
     cells = "".join(_cell(figures[n], figures["intervals"].get(n)) for n in ("top1", "top5", "mean_class_recall"))
     table = _table(["top-1", "top-5", "mean class recall"], [f"<tr>{cells}</tr>"], 0)
     rows = [
@@ -192,7 +193,7 @@ def _classification(figures: dict[str, Any]) -> str:
     ]
     worst = _table(["class", "taken for", "pictures", "share of the class"], rows, 2) if rows else ""
     counts = f"<p class=quiet>{figures['classes']} classes, {figures['images']:,} pictures</p>"
-    return f"<h2>Zero-shot classification</h2>{counts}{table}{f'<h3>Confusions</h3>{worst}' if worst else ''}"
+    return f"<h2>{heading}</h2>{counts}{table}{f'<h3>Confusions</h3>{worst}' if worst else ''}"
 
 
 def _probes(heading: str, figures: dict[str, Any]) -> str:

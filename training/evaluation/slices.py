@@ -34,7 +34,10 @@ def _quarters(values: Sequence[Any]) -> list[str] | None:
     edges = np.unique(np.quantile(numbers, [0, 0.25, 0.5, 0.75, 1]))
     if len(edges) < 2 or not np.isfinite(edges).all():
         return None
-    labels = [f"{low:g} to {high:g}" for low, high in pairwise(edges)]
+    for digits in (6, 10, 17):  # the fewest that tell the quarters apart
+        labels = [f"{low:.{digits}g} to {high:.{digits}g}" for low, high in pairwise(edges)]
+        if len(set(labels)) == len(labels):
+            break
     inner = edges[1:-1]
     return [NONE if v is None else labels[int(np.searchsorted(inner, v))] for v in values]
 

@@ -83,13 +83,13 @@ def examine(record: Record, options: Options, sidecars: str | None = None) -> Ex
 
 def _take_captions(record: Record, found: Examined, options: Options, sidecars: str | None) -> None:
     texts: list[Any] = list(record.captions)
-    listed = record.metadata.get("captions")
+    listed = found.metadata.get("captions")  # as UTF-8 can hold them
     if isinstance(listed, list | tuple) and (not texts or texts[0] in listed):
         texts = list(listed)  # a shard of prepared pairs: .txt has only the first
     if not texts and sidecars is not None and record.offset is None:
         texts = list(_sidecar(sidecars, record.uri))
     found.given = len(texts)
-    stated = stated_languages(record.metadata, len(texts))
+    stated = stated_languages(found.metadata, len(texts))
     found.metadata = {name: value for name, value in found.metadata.items() if name not in _CAPTION_FIELDS}
     for text, language in zip(texts, stated, strict=True):
         caption = clean_caption(text) if isinstance(text, str) else text

@@ -60,6 +60,7 @@ def test_bad_index_options(tmp_path: Path, scenes: Path, index: Path) -> None:
         ("--index-type", "IVF0,Nonsense", 1, "IVF0,Nonsense"),
         ("--memory", "lots", 2, "unit"),
         ("--target-latency", "5", 2, "unit"),
+        ("--ray-workers", "2", 2, "go with --engine ray"),
     ):
         fails(code, "index", "build", scenes, "--out", tmp_path, option, value, says=said)
     fails(1, "index", "info", index, "--plot", tmp_path / "curve.png", says="no curve")

@@ -79,6 +79,11 @@ def test_no_negative_is_given_away_by_an_unseen_pairing(split: str) -> None:
     assert kinds == {"swapped colours", "swapped relation", "count", "shape", "colour"}
 
 
+def test_a_split_that_is_none(encoder: DualEncoder) -> None:
+    with pytest.raises(ValueError, match="no split 'val'; choose from train, test, unseen"):
+        probe_scenes(encoder, 1, split="val")
+
+
 def test_figures_by_hand(encoder: DualEncoder) -> None:
     texts = encoder.encode_texts(["a red star", "a blue circle"])
     probes = [

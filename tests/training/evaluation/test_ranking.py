@@ -58,6 +58,15 @@ def test_a_tie_stands_behind_the_wrong_answers(monkeypatch: pytest.MonkeyPatch, 
     assert ranks.precision[0] == pytest.approx((1 / 3 + 2 / 4) / 2)
 
 
+@pytest.mark.parametrize("few", [0, 32])
+def test_one_vector_for_all_pictures_finds_none(monkeypatch: pytest.MonkeyPatch, few: int) -> None:
+    monkeypatch.setattr(ranking, "_FEW", few)
+    vectors = np.random.default_rng(0).normal(size=(2, 512)).astype(np.float32)
+    text, image = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    blocks = score_blocks(np.tile(text, (1003, 1)), np.tile(image, (1003, 1)))  # the last three are rounded otherwise
+    assert set(rank(blocks, lambda query: np.asarray([query]), 1003).first.tolist()) == {1003}
+
+
 @given(st.integers(0, 50))
 def test_order_of_items_and_scale_of_scores_do_not_matter(seed: int) -> None:
     scores, right = cases(seed, 5, 12, 0.2)

@@ -57,12 +57,13 @@ def test_everything_is_on_the_page(scenes: Path, encoder: DualEncoder, tmp_path:
         "data": str(scenes),
         **figures(found, parts_of(gallery, ["place"])),
         "classification": task.run(encoder, found.vectors.images),
+        "linear_probe": task.run(encoder, found.vectors.images),
         "comparison": compare(found.asked, found.asked, ("tiny", "other")),
         "probes": probe_scenes(encoder, 20),
     }
     page = Page(html_report(result, found))
     assert page.open == []
-    headings = ("Retrieval", "Recall@k", "Scores of pairs", "other (B) against tiny (A)", "By language", "By place", "Zero-shot classification",
+    headings = ("Retrieval", "Recall@k", "Scores of pairs", "other (B) against tiny (A)", "By language", "By place", "Zero-shot classification", "A linear probe",
                 "Hard negatives: drawn scenes", "Queries, text → picture", "Queries, picture → text")  # fmt: skip
     for heading in headings:
         assert heading in page.text

@@ -29,6 +29,11 @@ def test_numbers_that_are_mostly_one_value_still_make_slices() -> None:
     assert sum(int(part.sum()) for part in parts.values()) == 120
 
 
+def test_quarters_of_large_numbers_are_told_apart() -> None:
+    found = slices([1_700_000_000 + second for second in range(40)], "taken")
+    assert [int(part.sum()) for part in found.values()] == [10, 10, 10, 10]
+
+
 def test_booleans_lists_and_too_many_values() -> None:
     assert list(slices([True, False, [1, 2]], "x")) == ["[1, 2]", "false", "true"]
     with pytest.raises(ValueError, match="column 'id' has 60 different values"):

@@ -118,3 +118,9 @@ def test_resizing(picture: Callable[..., bytes], format: str, kind: str) -> None
 
 def test_metadata_become_json() -> None:
     assert plain({1: (float("inf"), b"x", None, True, "\ud800")}) == {"1": [None, "b'x'", None, True, "?"]}
+
+
+def test_halves_of_characters_in_a_list_of_captions_can_be_written(picture: Callable[..., bytes]) -> None:
+    metadata = {"captions": ["a dog\ud83d in the snow"], "languages": ["en\ud83d"]}
+    found = examine(record(picture(1), captions=(), metadata=metadata), Options())
+    assert (found.captions, found.languages) == (["a dog? in the snow"], ["en?"])

@@ -176,7 +176,7 @@ def test_nobody_answers(listens: bool) -> None:
         began = time.monotonic()
         with pytest.raises(StoreUnavailable, match="has not answered for"):
             store.current()
-        assert time.monotonic() - began < 0.1
+        assert time.monotonic() - began < 0.25  # without waiting 0.3 s
         assert store.down_for > 0
         store.close()
 

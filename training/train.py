@@ -25,6 +25,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Progress", "TrainingError", "train"]
 
+# What a run keeps to its end: its card tells of one recipe. Rates, steps and the like may change when it goes on.
+_FIXED = (
+    "model", "data", "seed", "batch_size", "objectives", "teacher", "captions_per_image", "negatives_per_image",
+    "caption_choice", "negative_choice", "crop",
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -94,7 +100,7 @@ def _train(
 
     checkpoint = config.out / CHECKPOINT
     parts = {"model": model, "optimiser": optimiser, "head": step.head, "average": average}
-    done = _restore(checkpoint, student, parts) if checkpoint.exists() else 0
+    done = _restore(checkpoint, config, student, parts) if checkpoint.exists() else 0
     leader = processes.rank == 0
     board = _board(config.out, done) if leader else None
 
@@ -128,7 +134,8 @@ def _train(
         last = done == config.steps
         if leader and (done % config.checkpoint_every == 0 or last):
             state = {name: part.state_dict() for name, part in parts.items() if part is not None}
-            save_checkpoint(checkpoint, {"step": done, "architecture": student.architecture, **state})
+            kept = {"step": done, "architecture": student.architecture, "recipe": _recipe(config)}
+            save_checkpoint(checkpoint, {**kept, **state})
         judged = None
         if validate and (done % config.validate_every == 0 or last):
             judged = validate(average.module if average is not None else model)
@@ -157,17 +164,22 @@ def _made(config: TrainConfig, processes: Processes, device: torch.device) -> di
     """What a model's card tells of its training; folders by their names alone, which is all that others can use."""
     import torch
 
-    recipe = config.model_dump(mode="json", exclude={"out", "workers", "checkpoint_every", "log_every"})
-    for name in ("model", "data", "validation", "teacher"):
-        if recipe[name] and Path(recipe[name]).exists():
-            recipe[name] = "/".join(Path(recipe[name]).resolve().parts[-2:])
     return {
         "pairs": len(read_pairs(config.data)),
         "processes": processes.size,
         "device": device.type,
         "torch": torch.__version__,
-        "recipe": recipe,
+        "recipe": _recipe(config),
     }
+
+
+def _recipe(config: TrainConfig) -> dict[str, Any]:
+    """What of a config shapes the model; folders by their names."""
+    recipe = config.model_dump(mode="json", exclude={"out", "workers", "checkpoint_every", "log_every"})
+    for name in ("model", "data", "validation", "teacher"):
+        if recipe[name] and Path(recipe[name]).exists():
+            recipe[name] = "/".join(Path(recipe[name]).resolve().parts[-2:])
+    return recipe
 
 
 def _device(device_type: str, processes: Processes) -> str:
@@ -218,8 +230,11 @@ def _schedule(step: int, warmup: int, steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
-def _restore(path: Path, student: Student, parts: dict[str, Any]) -> int:
+def _restore(path: Path, config: TrainConfig, student: Student, parts: dict[str, Any]) -> int:
     state = load_checkpoint(path, student.architecture)
+    now, before = _recipe(config), state.get("recipe", {})
+    if other := [name for name in _FIXED if name in before and before[name] != now[name]]:
+        raise TrainingError(f"{path} was written with other {', '.join(other)}: choose another `out` or remove it")
     try:
         for name, part in parts.items():
             if part is not None:

@@ -13,18 +13,29 @@ def demo(
     model: Annotated[str, typer.Option(help="Model reference.")] = "tiny",
     port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 8000,
     folder: Annotated[Path, typer.Option(help="Where scenes and index are kept.")] = Path(".demo"),
-    count: Annotated[int, typer.Option(help="How many scenes to draw.", min=1)] = 2000,
+    count: Annotated[int, typer.Option(help="How many scenes to draw, the first time.", min=1)] = 2000,
 ) -> None:
-    """Draw 2,000 scenes, or take your corpus; index them, and serve the page. A second run serves what is there."""
+    """Draw 2,000 scenes, or take your corpus; index them, and serve the page.
+
+    A second run with the same model serves the scenes that are there; a corpus is indexed anew.
+    """
     from crossmodal.commands.data import scenes
     from crossmodal.commands.index import build
     from crossmodal.commands.serve import serve
+    from dual_encoder.reference import parse_reference
 
     index = folder / ("corpus-index" if corpus else "index")
     drawn = folder / "scenes" / "captions.jsonl"
     if corpus is None and not drawn.is_file():
         scenes(out=drawn.parent, count=count, seed=7, split="test")
-    if corpus or not (index / "CURRENT").is_file():
+    if corpus or not (index / "CURRENT").is_file() or _model_of(index) != parse_reference(model).name:
         build(corpus or str(drawn), out=index, model=model)
     typer.echo(f"open http://127.0.0.1:{port}/ and type: a red star, four blue circles, 红色心形", err=True)
     serve(index, port=port)
+
+
+def _model_of(index: Path) -> str:
+    from vector_index import IndexDirectory
+
+    with IndexDirectory(index).open() as snapshot:
+        return snapshot.manifest.model.reference

@@ -162,6 +162,8 @@ def test_another_architecture_is_refused(tmp_path: Path, recipe: Recipe) -> None
     train(read_config(path))
     with pytest.raises(TrainingError, match="other objectives, locks, LoRA or EMA"):
         train(read_config(recipe(tmp_path, steps=2, ema=0.9)))
+    with pytest.raises(TrainingError, match="other seed, crop: choose"):
+        train(read_config(recipe(tmp_path, steps=2, learning_rate=1e-4, seed=7, crop=0.5)))
     with pytest.raises(TrainingError, match="another architecture"):
         train(read_config(recipe(tmp_path, "vit", steps=2)))
     (tmp_path / "run" / "checkpoint.pt").write_bytes(b"half")

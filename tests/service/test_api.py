@@ -322,7 +322,9 @@ def test_a_picture_of_one_pixel_is_answered(client: httpx.Client) -> None:
     assert search(client, query={"text": "still here"}, k=1)["hits"]
 
 
-@pytest.mark.parametrize(("k", "include", "status"), [(5000, ["vector"], 200), (5001, ["vector"], 422), (5001, [], 200)])
+@pytest.mark.parametrize(
+    ("k", "include", "status"), [(5000, ["vector"], 200), (5001, ["vector"], 422), (5001, [], 200)]
+)
 def test_the_vectors_of_one_answer_are_bounded(client: httpx.Client, k: int, include: list[str], status: int) -> None:
     queries = [{"text": "a star"}, {"text": "a ring"}]
     answer = client.post("/v1/search/images", json={"queries": queries, "k": k, "include": include})

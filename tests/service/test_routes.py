@@ -16,6 +16,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
+from corpus import files
 from dual_encoder import DualEncoder
 from indexer import build_index
 from service.app import create_app
@@ -153,6 +154,22 @@ def test_content_is_read_from_a_remote_corpus(tmp_path: Path, scenes: Path, enco
         gone = client.get(f"/v1/images/{hits[0]['id']}/content")
         assert gone.status_code == 404
         assert "cannot be read" in gone.json()["detail"]
+
+
+def test_a_corpus_that_hangs_keeps_no_query_waiting(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    goes_on = threading.Event()
+    monkeypatch.setattr(files, "read", lambda *_: goes_on.wait(20) and b"")
+    with TestClient(create_app(Settings(index=index, request_timeout=5))) as client:
+        id = client.get("/v1/search/images?text=x&k=1").json()["hits"][0]["id"]
+        readers = [threading.Thread(target=client.get, args=(f"/v1/images/{id}/content",)) for _ in range(8)]
+        for reader in readers:
+            reader.start()
+        time.sleep(0.2)
+        long = client.post("/v1/search/images", json={"query": {"text": "a long text " * 40}})
+        assert (long.status_code, goes_on.is_set()) == (200, False)
+        goes_on.set()
+        for reader in readers:
+            reader.join()
 
 
 def test_content_never_leaves_the_corpus(tmp_path: Path, index: Path) -> None:

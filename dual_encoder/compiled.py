@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,16 +31,25 @@ class Compiled:
         self.folder = root / hashlib.sha256(key.encode()).hexdigest()[:32]
         self._checked = False
 
-    def prepare(self, verify: bool) -> None:
-        """Forget what is not whole; `verify` reads it all. What will then be compiled is checked. Raises ModelError."""
+    def prepare(self, verify: bool) -> dict[str, str]:
+        """Forget what is not whole; `verify` reads it all. What will then be compiled is checked.
+
+        Returns the options to compile with. Raises ModelError.
+        """
         known, whole = _record(self.folder).get("blobs", {}), False
-        for blob in self.folder.glob("*.blob"):
-            if blob.name in known and not (verify and sha256(blob) != known[blob.name]):
-                whole = True
-            else:
-                blob.unlink(missing_ok=True)
+        try:
+            for blob in self.folder.glob("*.blob"):
+                if blob.name in known and not (verify and sha256(blob) != known[blob.name]):
+                    whole = True
+                else:
+                    blob.unlink(missing_ok=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError:  # a cache that cannot be read or written is done without
+            self._check()
+            return {}
         if not whole:
             self._check()
+        return {"CACHE_DIR": str(self.folder)}
 
     def note(self) -> None:
         """Remember what has just been compiled; let go of what was of files that are no longer there or changed.
@@ -47,6 +57,10 @@ class Compiled:
         Raises ModelError.
         """
         self._check()
+        with suppress(OSError):  # the disk is full, say: what is not noted is not used
+            self._note()
+
+    def _note(self) -> None:
         for other in self._root.glob(f"*/{_RECORD}"):
             record = _record(other.parent)
             path = Path(record.get("path", ""))

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,21 +29,33 @@ class Compiled:
         self._root, self._path, self._files = root, path.resolve(), dict(files)
         key = json.dumps([str(self._path), self._files, options], sort_keys=True)
         self.folder = root / hashlib.sha256(key.encode()).hexdigest()[:32]
-        self._checked = self._prepared = False
+        self._checked = False
+        self._prepared: dict[str, str] | None = None
 
-    def prepare(self, verify: bool) -> None:
-        """Forget what is not whole; `verify` reads it all. What will then be compiled is checked. Raises ModelError."""
-        if self._prepared:  # for another copy of the tower
-            return
+    def prepare(self, verify: bool) -> dict[str, str]:
+        """Forget what is not whole; `verify` reads it all. What will then be compiled is checked.
+
+        Returns the options to compile with, for every copy of the tower. Raises ModelError.
+        """
+        if self._prepared is None:
+            self._prepared = self._prepare(verify)
+        return self._prepared
+
+    def _prepare(self, verify: bool) -> dict[str, str]:
         known, whole = _record(self.folder).get("blobs", {}), False
-        for blob in self.folder.glob("*.blob"):
-            if blob.name in known and not (verify and sha256(blob) != known[blob.name]):
-                whole = True
-            else:
-                blob.unlink(missing_ok=True)
+        try:
+            for blob in self.folder.glob("*.blob"):
+                if blob.name in known and not (verify and sha256(blob) != known[blob.name]):
+                    whole = True
+                else:
+                    blob.unlink(missing_ok=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError:  # a cache that cannot be read or written is done without
+            self._check()
+            return {}
         if not whole:
             self._check()
-        self._prepared = True
+        return {"CACHE_DIR": str(self.folder)}
 
     def note(self) -> None:
         """Remember what has just been compiled; let go of what was of files that are no longer there or changed.
@@ -50,6 +63,10 @@ class Compiled:
         Raises ModelError.
         """
         self._check()
+        with suppress(OSError):  # the disk is full, say: what is not noted is not used
+            self._note()
+
+    def _note(self) -> None:
         for other in self._root.glob(f"*/{_RECORD}"):
             record = _record(other.parent)
             path = Path(record.get("path", ""))

@@ -147,8 +147,7 @@ class _Tower:
             if self._idle is None:
                 options = self._options
                 if self._kept is not None:
-                    self._kept.prepare(self._verify)
-                    options = {**options, "CACHE_DIR": str(self._kept.folder)}
+                    options = {**options, **self._kept.prepare(self._verify)}
                 try:
                     model = core().compile_model(self._path, "CPU", options)
                     idle: LifoQueue[Any] = LifoQueue()

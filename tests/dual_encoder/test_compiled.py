@@ -78,6 +78,11 @@ def test_what_was_compiled(model: Path, tmp_path: Path) -> None:
     assert len(blobs(tmp_path)) == 2
 
 
+def test_a_cache_that_cannot_be_written_is_done_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nowhere")
+    assert load_encoder("tiny", device="cpu").encode_texts(["a"]).shape == (1, 256)
+
+
 def test_another_model_of_the_same_second_and_size(model: Path, tmp_path: Path) -> None:
     """OpenVINO alone would serve what it had compiled of the first."""
     before = load_encoder(str(model), device="cpu").encode_texts(["a red star"])

@@ -86,18 +86,19 @@ def _write_projected(kind: str, vectors: Floats, asked: Sequence[Floats], path: 
     some = kinds.evenly(sample, _TRAINING_ROWS)
     places, mean = nearest(some), sample.mean(axis=0)
     moments = [projection.second_moment(each) for each in (sample, *asked)]
-    learnt = projection.learn(sum(moments) / len(moments), projection.second_moment(some - mean), lists.d, lists.pq.M)
+    learnt = projection.learn(np.mean(moments, axis=0), projection.second_moment(some - mean), lists.d, lists.pq.M)
 
     def project(chunk: Floats) -> Floats:
-        return (chunk - mean) @ learnt.vectors.T
+        projected: Floats = (chunk - mean) @ learnt.vectors.T
+        return projected
 
-    projected = project(centroids)
+    middles = project(centroids)
     flat = faiss.IndexFlatIP(lists.d)
-    flat.add(projected)
+    flat.add(middles)
     # Fast-scan lists find the list of a vector themselves; what they can be made of is told.
     plain = faiss.IndexIVFPQ(flat, lists.d, lists.nlist, lists.pq.M, lists.pq.nbits, faiss.METRIC_INNER_PRODUCT)
     plain.by_residual = True
-    plain.pq.train(project(some) - projected[places])
+    plain.pq.train(project(some) - middles[places])
     plain.is_trained = True
     for start in range(0, n, CHUNK_ROWS):
         chunk = np.ascontiguousarray(vectors[start : start + CHUNK_ROWS])
@@ -108,8 +109,8 @@ def _write_projected(kind: str, vectors: Floats, asked: Sequence[Floats], path: 
     del plain
 
     coarse = faiss.downcast_index(lists.quantizer)
-    coarse.train(projected)
-    coarse.add(projected)
+    coarse.train(middles)
+    coarse.add(middles)
     if kinds.is_refined(coarse):
         coarse.k_factor = _LISTS_REFINED
     packed.quantizer = coarse

@@ -31,7 +31,9 @@ def test_coordinates_are_spread_over_the_groups() -> None:
     learnt = projection.learn(np.eye(8), variances, 8, 4)
     kept = np.abs(learnt.vectors).argmax(axis=1).reshape(4, 2)
     assert sorted(kept.ravel()) == list(range(8))
-    assert {frozenset(group) for group in kept.tolist()} == {frozenset(pair) for pair in ((0, 7), (1, 6), (2, 5), (3, 4))}
+    assert {frozenset(group) for group in kept.tolist()} == {
+        frozenset(pair) for pair in ((0, 7), (1, 6), (2, 5), (3, 4))
+    }
 
 
 def test_codes_learn_from_what_is_asked(tmp_path: Path) -> None:

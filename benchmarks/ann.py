@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from benchmarks import report
 from benchmarks.common import parser
-from benchmarks.vectors import CHUNK, Chunk, Embeddings, Floats, stored
+from benchmarks.vectors import CHUNK, LARGE, Chunk, Embeddings, Floats, opened, stored
 from vector_index import Filter, IndexDirectory, ModelStamp, SnapshotWriter, Target, kinds, parameters, tuning
 from vector_index.construction import write_index
 
@@ -34,6 +34,7 @@ BATCH = 32
 THREADS = 2
 JUDGES = 500
 GROWTH = 0.01  # of the corpus, added to it
+OF_FAISS = "faiss-defaults"
 SELECTIVITIES = (0.5, 0.1, 0.01, 0.001, 0.0001)
 Search = Callable[[Floats], NDArray[np.int64]]
 
@@ -47,7 +48,10 @@ def main() -> None:
         default=[100_000],
         help="sizes; of all but the first, auto and exact search alone",
     )
-    options.add_argument("--kinds", nargs="*", help="strings of index_factory; LISTS stands for a number that suits")
+    options.add_argument(
+        "--kinds", nargs="*",
+        help=f"strings of index_factory; LISTS stands for a number that suits; {OF_FAISS} is FAISS' own IVF,Flat",
+    )  # fmt: skip
     options.add_argument("--target-recall", type=float, default=0.95)
     options.add_argument("--no-peers", dest="peers", action="store_false", help="leave usearch and hnswlib out")
     options.add_argument("--plot", type=Path, help="draw recall against milliseconds; needs matplotlib")
@@ -74,9 +78,7 @@ def main() -> None:
         lists = tuning.list_count(count)
         names = given.kinds if given.kinds is not None else DEFAULT
         for kind in names:
-            note(bench.kind(kind.replace("LISTS", str(lists))))
-        if given.kinds is None:
-            note(bench.default_ivf(lists))
+            note(bench.default_ivf(lists) if kind == OF_FAISS else bench.kind(kind.replace("LISTS", str(lists))))
         for peer in (bench.usearch("i8"), bench.usearch("f16"), bench.hnswlib()) if given.peers else ():
             row = peer(auto["recall texts"])
             row["auto × its batch"] = auto["batch q/s"] / row["batch q/s"]
@@ -95,6 +97,8 @@ DEFAULT = (
     "IVFLISTS,RaBitQfs2,Refine(SQfp16)",
     "IVFLISTS,PQ64x4fs,Refine(SQfp16)",
     "IVFLISTS,PQ128x4fs,Refine(SQfp16)",
+    "IVFLISTS,PQ128x4fsr,Refine(SQfp16)",
+    "LeanVec256,IVFLISTS,PQ128x4fsr,Refine(SQfp16)",
     "OPQ128,IVFLISTS,PQ128x4fs,Refine(SQfp16)",
     "IVFLISTS,SQ4,Refine(SQfp16)",
     "IVFLISTS,RaBitQ,Refine(SQfp16)",
@@ -104,6 +108,7 @@ DEFAULT = (
     "HNSW32,SQ8",
     "HNSW32,SQfp16",
     "PCA160,HNSW32,SQ8,Refine(SQfp16)",
+    OF_FAISS,
 )
 
 
@@ -125,18 +130,19 @@ class Bench:
         }
         self.asked = {"texts": self.judges.texts, "images": self.judges.images}
         self.last = {name: kinds.exact_scores(each, vectors, K)[:, -1:] for name, each in self.asked.items()}
-        faiss = kinds.load_faiss()
-        self._flat = faiss.IndexFlatIP(vectors.shape[1])
-        for start in range(0, len(vectors), kinds.CHUNK_ROWS):
-            self._flat.add(np.ascontiguousarray(vectors[start : start + kinds.CHUNK_ROWS]))
-        self._exact: Search = lambda queries: self._flat.search(queries, K)[1]
+        self._exact: Search | None = None
+        if len(vectors) <= LARGE:
+            flat = kinds.load_faiss().IndexFlatIP(vectors.shape[1])
+            for start in range(0, len(vectors), kinds.CHUNK_ROWS):
+                flat.add(np.ascontiguousarray(vectors[start : start + kinds.CHUNK_ROWS]))
+            self._exact = lambda queries: flat.search(queries, K)[1]
 
     def exact(self) -> dict[str, Any]:
-        """The yardstick: every vector, float32."""
+        """The yardstick: every vector, float32; not held, and so not timed, when there are too many."""
         return {
             "kind": "exact (Flat)", "bytes/vector": 4 * self.vectors.shape[1],
             "recall texts": 1.0, "recall images": 1.0,
-            **self._speed(self._exact),
+            **(self._speed(self._exact) if self._exact else {}),
         }  # fmt: skip
 
     def kind(self, kind: str) -> dict[str, Any]:
@@ -156,14 +162,14 @@ class Bench:
 
     def default_ivf(self, lists: int) -> dict[str, Any]:
         """FAISS' own k-means over full vectors, as its defaults have it: 256 points a list."""
-        began = time.monotonic()
+        began, spent = time.monotonic(), time.process_time()
         faiss = kinds.load_faiss()
         index = faiss.index_factory(self.vectors.shape[1], f"IVF{lists},Flat", faiss.METRIC_INNER_PRODUCT)
         index.train(kinds.evenly(self.vectors, 256 * lists))
         for start in range(0, len(self.vectors), kinds.CHUNK_ROWS):
             index.add(np.ascontiguousarray(self.vectors[start : start + kinds.CHUNK_ROWS]))
-        seconds = time.monotonic() - began
-        return {"kind": f"IVF{lists},Flat at FAISS' defaults", "build s": seconds,
+        took = {"build s": time.monotonic() - began, "build cpu s": time.process_time() - spent}
+        return {"kind": f"IVF{lists},Flat at FAISS' defaults", **took,
                 "bytes/vector": 4 * self.vectors.shape[1] + 8, **self._judge(index)}  # fmt: skip
 
     def auto(self, folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -190,6 +196,8 @@ class Bench:
                               for name, point in stamp.queries.items()},
                 }  # fmt: skip
                 filtered = [self._filtered(images, share) for share in SELECTIVITIES]
+            served = in_child(partial(_serve, Path(out), self.judges.texts))
+            row |= {name: value for name, value in served.items() if not name.startswith("build")}
             # The same pictures under other names: what is written costs what others would.
             grown = in_child(partial(_publish, self.vectors.filename, self.captions, self.target, Path(out), GROWTH))  # type: ignore[attr-defined]
             row["1 % more s"] = grown["build s"]
@@ -314,14 +322,13 @@ class Bench:
         best = {"batch": 0.0, "single": 0.0, "exact batch": 0.0, "exact single": 0.0}
         for _ in range(3):
             for prefix, each in (("", search), ("exact ", self._exact)):
-                best[prefix + "batch"] = max(best[prefix + "batch"], self._rate(each, BATCH, THREADS))
-                best[prefix + "single"] = max(best[prefix + "single"], self._rate(each, 1, 1))
-        return {
-            "batch q/s": best["batch"],
-            "single q/s": best["single"],
-            "batch × exact": best["batch"] / best["exact batch"],
-            "single × exact": best["single"] / best["exact single"],
-        }
+                if each is not None:
+                    best[prefix + "batch"] = max(best[prefix + "batch"], self._rate(each, BATCH, THREADS))
+                    best[prefix + "single"] = max(best[prefix + "single"], self._rate(each, 1, 1))
+        rates = {f"{name} q/s": best[name] for name in ("batch", "single")}
+        if self._exact is not None:
+            rates |= {f"{name} × exact": best[name] / best[f"exact {name}"] for name in ("batch", "single")}
+        return rates
 
     def _rate(self, search: Search, batch: int, threads: int) -> float:
         queries = self.asked["texts"]
@@ -344,8 +351,9 @@ class Bench:
         return done / (time.perf_counter() - began)
 
 
-def in_child(work: Callable[[], None]) -> dict[str, float]:
-    """Run in a fresh process: seconds, the processor's seconds, and the most megabytes held beside mapped files."""
+def in_child(work: Callable[[], dict[str, float] | None]) -> dict[str, float]:
+    """Run in a fresh process: seconds, the processor's seconds, and the most megabytes held beside mapped files; and
+    what it answers."""
     context = multiprocessing.get_context("spawn")
     near, far = context.Pipe()
     child = context.Process(target=_measured, args=(work, far))
@@ -362,23 +370,21 @@ def in_child(work: Callable[[], None]) -> dict[str, float]:
     return dict(answer)
 
 
-def _measured(work: Callable[[], None], answer: Any) -> None:
-    most, over = 0, threading.Event()
+def _measured(work: Callable[[], dict[str, float] | None], answer: Any) -> None:
+    most, over = 0.0, threading.Event()
 
     def watch() -> None:
         nonlocal most
         while not over.wait(0.05):
-            text = Path("/proc/self/status").read_text()
-            most = max(most, int(text.partition("RssAnon:")[2].split()[0]))
+            most = max(most, _megabytes("RssAnon"))
 
     watcher = threading.Thread(target=watch)
     watcher.start()
     began, spent = time.monotonic(), time.process_time()
     try:
-        work()
-        answer.send(
-            {"build s": time.monotonic() - began, "build cpu s": time.process_time() - spent, "build MB": most / 1024}
-        )
+        more = work() or {}
+        answer.send({"build s": time.monotonic() - began, "build cpu s": time.process_time() - spent,
+                     "build MB": most, **more})  # fmt: skip
     except Exception as error:
         answer.send(f"{type(error).__name__}: {error}")
     finally:
@@ -386,14 +392,54 @@ def _measured(work: Callable[[], None], answer: Any) -> None:
         watcher.join()
 
 
+def _megabytes(name: str) -> float:
+    """What /proc says that this process holds."""
+    return int(Path("/proc/self/status").read_text().partition(f"{name}:")[2].split()[0]) / 1024
+
+
 def _write(kind: str, vectors: str, path: Path) -> None:
-    if write_index(kind, np.load(vectors, mmap_mode="r"), path) != kind:
+    texts = next(Embeddings().chunks(CHUNK)).texts if kinds.is_projected(kind) else None
+    if write_index(kind, opened(vectors), path, [] if texts is None else [texts]) != kind:
         raise ValueError("too few vectors")
 
 
-def _publish(name: str, captions: Floats, target: Target, out: Path, share: float | None = None) -> None:
+def _serve(out: Path, queries: Floats) -> dict[str, float]:
+    """Open a snapshot, ask it, one query at a time, in turn; then read all of it."""
+    kinds.load_faiss().omp_set_num_threads(1)
+    before, began = _megabytes("RssAnon"), time.perf_counter()
+    snapshot = IndexDirectory(out).open()
+    row, times = {"open s": time.perf_counter() - began}, []
+    for turn in range(3):
+        spent, times = time.thread_time(), []
+        for query in queries:
+            began = time.perf_counter()
+            snapshot.images.search(query[None], K, modality="texts")
+            times.append((time.perf_counter() - began) * 1e3)
+        name = "first" if turn == 0 else "p50"
+        row |= {
+            f"{name} ms": float(np.median(times)),
+            f"{name} cpu ms": (time.thread_time() - spent) * 1e3 / len(queries),
+        }
+    row |= {"served MB": _megabytes("RssAnon") - before, "mapped MB": _megabytes("RssFile")}
+    began, spent = time.perf_counter(), time.process_time()
+    if problems := snapshot.verify():
+        raise RuntimeError(problems[0])
+    return {**row, "verify s": time.perf_counter() - began, "verify cpu s": time.process_time() - spent}
+
+
+def _publish(name: str, captions: Floats, target: Target, out: Path, share: float | None = None) -> dict[str, float]:
     """A snapshot of all; with a `share`, of what is there and so much more."""
-    vectors = np.load(name, mmap_mode="r")
+    vectors = opened(name)
+    choose, chosen = tuning.choose_index_types, [0.0, 0.0]
+
+    def timed(*given: Any) -> list[str]:
+        began, spent = time.monotonic(), time.process_time()
+        found = choose(*given)
+        chosen[0] += time.monotonic() - began
+        chosen[1] += time.process_time() - spent
+        return found
+
+    tuning.choose_index_types = timed
     kind = ""
     if share is not None:
         kind, vectors, captions = "more", vectors[: int(share * len(vectors))], captions[: int(share * len(captions))]
@@ -414,6 +460,7 @@ def _publish(name: str, captions: Floats, target: Target, out: Path, share: floa
                  "image_ids": [[f"{kind}{row:09d}"] for row in range(len(captions))]}  # fmt: skip
         writer.add_texts(pa.record_batch(texts), captions)
         writer.publish()
+    return {"of it the choice s": chosen[0], "of it the choice cpu s": chosen[1]}
 
 
 def _shown(values: dict[str, int]) -> str:

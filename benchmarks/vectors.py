@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 
 CHUNK: Final = 25_000
+LARGE: Final = 4_000_000
 _MEAN, _SAID, _UNSAID = 0.45, 0.20, 0.35  # shares of the squared length
 _GAP: Final = 0.10  # cosine of a caption and a picture that have nothing in common
 _BRANCHES: Final = 8  # of every node of the tree
@@ -99,18 +100,42 @@ class _Part:
 
 
 def stored(folder: Path, rows: int, seed: int = 0) -> Floats:
-    """The pictures of a corpus as a memory map, float32 (rows, 512); made when they are not there."""
+    """The pictures of a corpus as a memory map, float32 (rows, 512); made when they are not there.
+
+    Above LARGE rows the file is float16, as most exports are, so that it and an index in the making fit a disk.
+    """
     path = folder / f"vectors-{seed}-{rows}.npy"
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         made = Embeddings(seed)
-        vectors = np.lib.format.open_memmap(path.with_suffix(".part"), "w+", np.float32, (rows, made.dim))
+        dtype = np.float32 if rows <= LARGE else np.float16
+        vectors = np.lib.format.open_memmap(path.with_suffix(".part"), "w+", dtype, (rows, made.dim))
         for number, chunk in enumerate(made.chunks(rows)):
             vectors[number * CHUNK : number * CHUNK + len(chunk.images)] = chunk.images
         vectors.flush()
         path.with_suffix(".part").rename(path)
-    found: Floats = np.load(path, mmap_mode="r")
-    return found
+    return opened(path)
+
+
+def opened(path: Path | str) -> Floats:
+    """A file of `stored`: what is taken of it is float32."""
+    found = np.load(path, mmap_mode="r")
+    return found if found.dtype == np.float32 else cast(Floats, _Widened(found))
+
+
+class _Widened:
+    """A map of float16, of which rows are taken as float32."""
+
+    def __init__(self, vectors: NDArray[np.float16]) -> None:
+        self._vectors = vectors
+        self.shape = vectors.shape
+        self.filename = vectors.filename  # type: ignore[attr-defined]
+
+    def __len__(self) -> int:
+        return len(self._vectors)
+
+    def __getitem__(self, rows: Any) -> Floats:
+        return self._vectors[rows].astype(np.float32)
 
 
 def _rotation(rng: np.random.Generator, dim: int) -> Floats:

@@ -3,31 +3,40 @@
 import logging
 import os
 import struct
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from vector_index import kinds
-from vector_index.kinds import CHUNK_ROWS, Floats
+from vector_index import kinds, projection
+from vector_index.kinds import CHUNK_ROWS, Floats, Ints
 
 EF_CONSTRUCTION: Final = 40
 _POINTS_A_LIST: Final = 64  # that k-means sees; FAISS takes 256 by itself, and gains little by it
 _TRAINING_ROWS: Final = 65_536  # the least that is seen, where there are as many
 _MOST_TRAINING_ROWS: Final = 262_144  # half a gigabyte at dim 512
+_ITERATIONS: Final = 10
+_ANY_POINTS: Final = {"min_points_per_centroid": 1, "max_points_per_centroid": _MOST_TRAINING_ROWS}
+_MOST_COMPARED: Final = 2_048  # centroids that each vector is compared with; of more, those of _CELLS cells
+_CELLS: Final = 8
+_REFINED: Final = 16
+_LISTS_REFINED: Final = 2.0  # lists that are compared with a query for each that is read
 _FEW: Final = 256  # vectors; codes and centroids cannot be learnt from fewer
 _REFINE_FP16: Final = "Refine(SQfp16)"
 
 log = logging.getLogger(__name__)
 
 
-def write_index(kind: str, vectors: Floats, path: Path) -> str:
+def write_index(kind: str, vectors: Floats, path: Path, asked: Sequence[Floats] = ()) -> str:
     """Build an index and write it.
 
     Args:
-        kind: a string of `index_factory`.
+        kind: a string of `index_factory`, or `kinds.LEANVEC` and one.
         vectors: unit float32 (n, dim), typically a memory map; read in chunks.
         path: the file.
+        asked: vectors such as will be asked with, beside those of the collection, float32 (q, dim) for each modality;
+            a projection learns from them.
 
     Returns:
         The kind built: "Flat" where there are fewer vectors than lists, and nothing to learn from.
@@ -43,6 +52,9 @@ def write_index(kind: str, vectors: Floats, path: Path) -> str:
             log.warning("%d vectors are too few for %s: Flat is taken", n, kind)
         kind = "Flat"
     streamed = kind.endswith("," + _REFINE_FP16)
+    if kinds.is_projected(kind):
+        _write_projected(kind, vectors, asked, path)
+        return kind
     index = kinds.new_index(kind, dim)
     if streamed:
         index = faiss.index_factory(dim, kind.removesuffix("," + _REFINE_FP16), faiss.METRIC_INNER_PRODUCT)
@@ -61,6 +73,86 @@ def write_index(kind: str, vectors: Floats, path: Path) -> str:
     else:
         faiss.write_index(index, str(path))
     return kind
+
+
+def _write_projected(kind: str, vectors: Floats, asked: Sequence[Floats], path: Path) -> None:
+    """Write lists of the vectors as they are, with codes of what their projections have beside their centroid's."""
+    faiss = kinds.load_faiss()
+    n, dim = vectors.shape
+    made = kinds.new_index(kind, dim)
+    lists = kinds.core_of(made)
+    sample = kinds.evenly(vectors, min(max(_TRAINING_ROWS, _POINTS_A_LIST * lists.nlist), _MOST_TRAINING_ROWS))
+    centroids, nearest = cluster(sample, lists.nlist)
+    some = kinds.evenly(sample, _TRAINING_ROWS)
+    places, mean = nearest(some), sample.mean(axis=0)
+    moments = [projection.second_moment(each) for each in (sample, *asked)]
+    learnt = projection.learn(np.mean(moments, axis=0), projection.second_moment(some - mean), lists.d, lists.pq.M)
+
+    def project(chunk: Floats) -> Floats:
+        projected: Floats = (chunk - mean) @ learnt.vectors.T
+        return projected
+
+    middles = project(centroids)
+    flat = faiss.IndexFlatIP(lists.d)
+    flat.add(middles)
+    # Fast-scan lists find the list of a vector themselves; what they can be made of is told.
+    plain = faiss.IndexIVFPQ(flat, lists.d, lists.nlist, lists.pq.M, lists.pq.nbits, faiss.METRIC_INNER_PRODUCT)
+    plain.by_residual = True
+    plain.pq.train(project(some) - middles[places])
+    plain.is_trained = True
+    for start in range(0, n, CHUNK_ROWS):
+        chunk = np.ascontiguousarray(vectors[start : start + CHUNK_ROWS])
+        rows = np.arange(start, start + len(chunk))
+        arrays = project(chunk), rows, nearest(chunk)
+        plain.add_core(len(chunk), *map(faiss.swig_ptr, arrays))
+    packed = faiss.IndexIVFPQFastScan(plain)
+    del plain
+
+    coarse = faiss.downcast_index(lists.quantizer)
+    coarse.train(middles)
+    coarse.add(middles)
+    if kinds.is_refined(coarse):
+        coarse.k_factor = _LISTS_REFINED
+    packed.quantizer = coarse
+    transform = faiss.LinearTransform(dim, lists.d, False)
+    faiss.copy_array_to_vector(learnt.queries.ravel(), transform.A)
+    transform.is_trained = True
+    _write_refined(faiss.IndexPreTransform(transform, packed), vectors, path)
+
+
+def cluster(sample: Floats, count: int) -> tuple[Floats, Callable[[Floats], Ints]]:
+    """Learn `count` centroids of unit vectors, float32 (count, dim), and how to find the nearest of each vector.
+
+    Spherical k-means in two levels: √count clusters, each of them divided by its share. It costs 2 √count comparisons a
+    vector and iteration, not count.
+    """
+    faiss = kinds.load_faiss()
+    dim = sample.shape[1]
+
+    def learn(rows: Floats, k: int) -> Any:
+        means = faiss.Kmeans(dim, k, niter=_ITERATIONS, spherical=True, **_ANY_POINTS)
+        means.train(rows)
+        return means
+
+    upper = learn(sample, max(1, int(2 ** (np.log2(count) // 2))))
+    of = upper.index.search(sample, 1)[1][:, 0]
+    bounds = np.round(np.cumsum([0, *np.bincount(of, minlength=upper.k)]) * (count / len(sample))).astype(int)
+    order = np.argsort(of, kind="stable")
+    starts = np.searchsorted(of[order], np.arange(upper.k + 1))
+    parts = [
+        learn(np.ascontiguousarray(sample[order[starts[cell] : starts[cell + 1]]]), share).centroids
+        for cell, share in enumerate(np.diff(bounds).tolist())
+        if share
+    ]
+    centroids = np.vstack(parts)
+    index = faiss.IndexFlatIP(dim)
+    if count > _MOST_COMPARED and dim % 4 == 0:
+        index = faiss.index_factory(dim, f"IVF{upper.k},PQ{dim // 4}x4fsr,RFlat", faiss.METRIC_INNER_PRODUCT)
+        index.k_factor = _REFINED
+        kinds.core_of(index).nprobe = _CELLS
+        index.train(centroids)
+    index.add(centroids)
+    return centroids, lambda vectors: np.ascontiguousarray(index.search(vectors, 1)[1][:, 0])
 
 
 def _write_refined(base: Any, vectors: Floats, path: Path) -> None:

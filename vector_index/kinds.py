@@ -21,6 +21,7 @@ _LARGEST_NLIST: Final = 1 << 20
 _NEIGHBOURS: Final = re.compile(r"HNSW(\d+)")
 _LISTS: Final = re.compile(r"\bIVF(\d+)(_HNSW\d*)?\b")
 _NLIST: Final = re.compile(r"\bIVF(\d+)([kM]?)")
+_PROJECTED: Final = re.compile(r"LeanVec\d+,IVF\d+(_HNSW\d*|\(.*\))?,PQ\d+x4fsr,Refine\(SQfp16\)")
 
 
 def load_faiss() -> Any:
@@ -52,8 +53,11 @@ def new_index(kind: str, dim: int) -> Any:
         int(count) * {"": 1, "k": 1 << 10, "M": 1 << 20}[unit] > _LARGEST_NLIST for count, unit in _NLIST.findall(kind)
     ):
         raise BadIndexType(f"index type {kind!r}: at most {_LARGEST_NLIST:,} lists are allowed")
+    if "LeanVec" in kind and not is_projected(kind):
+        known = "LeanVec256,IVF4096,PQ128x4fsr,Refine(SQfp16)"
+        raise BadIndexType(f"index type {kind!r}: LeanVec goes with lists and residual codes, as in {known}")
     try:
-        index = faiss.index_factory(dim, kind, faiss.METRIC_INNER_PRODUCT)
+        index = faiss.index_factory(dim, kind.replace("LeanVec", "PCA"), faiss.METRIC_INNER_PRODUCT)
     except (RuntimeError, ValueError) as error:
         known = "auto, Flat, HNSW32,SQ8, IVF4096,RaBitQfs,Refine(SQfp16) and the like"
         reason = re.sub(r"\s+", " ", str(error)).rpartition("Error: ")[2][:200]
@@ -68,6 +72,11 @@ def new_index(kind: str, dim: int) -> Any:
     if not (is_refined(index) or is_hnsw(core) or is_ivf(core) or isinstance(index, faiss.IndexFlatCodes)):
         raise BadIndexType(f"index type {kind!r}: a {type(index).__name__} cannot be searched with a filter")
     return index
+
+
+def is_projected(kind: str) -> bool:
+    """Tell whether queries and vectors are projected each in their own way before codes are compared."""
+    return _PROJECTED.fullmatch(kind) is not None
 
 
 def lists_of(kind: str) -> int:

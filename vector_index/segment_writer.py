@@ -13,7 +13,7 @@ from vector_index import kinds, tables
 from vector_index.manifest import SegmentStamp
 from vector_index.segment import Segment, check_vectors
 from vector_index.snapshot import thumbnails_name
-from vector_index.tuning import RECALL_QUERIES, Queries, Target, build_index
+from vector_index.tuning import ALIKE, RECALL_QUERIES, Queries, Target, build_index
 
 _NORM_TOLERANCE: Final = 1e-2  # half-precision vectors pass, vectors that nobody normalised do not
 
@@ -114,9 +114,15 @@ class SegmentWriter:
         return np.memmap(self._spill.name, np.float32, "r", shape=shape) if self.rows else np.empty(shape, np.float32)
 
     def sample(self, own: bool) -> Queries:
-        """Queries to measure recall with, once closed: some of the vectors; `own` for rows of what is measured."""
+        """Queries to measure recall with, once closed: some of the vectors; `own` for rows of what is measured, others
+        come with more that are like them."""
         rows = kinds.evenly_spread(self.rows, RECALL_QUERIES)
-        return Queries(np.ascontiguousarray(self.vectors()[rows]), rows if own else None)
+        vectors = self.vectors()
+        asked = np.ascontiguousarray(vectors[rows])
+        if own:
+            return Queries(asked, rows)
+        alike = np.setdiff1d(kinds.evenly_spread(self.rows, ALIKE), rows)
+        return Queries(asked, alike=np.ascontiguousarray(vectors[alike]))
 
     def finish(
         self, snapshot: Path, name: str, index_type: str, queries: dict[str, Queries], target: Target

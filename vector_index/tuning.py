@@ -3,7 +3,7 @@
 import logging
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -17,9 +17,11 @@ from vector_index.kinds import AUTO, FLAT_ROWS, Floats, Ints
 from vector_index.manifest import IndexStamp, OperatingPoint, RecallPoint
 
 EF_SEARCH: Final = (16, 32, 64, 128, 256, 512, 1024)
-NPROBE: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
-K_FACTOR: Final = (5, 10, 20, 40, 80, 160, 320)
+NPROBE: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
+K_FACTOR: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+BETWEEN: Final = (0.5, 0.625, 0.75, 0.875, 1.0)  # of each value of the point that the ladders give
 RECALL_QUERIES: Final = 200
+ALIKE: Final = 10_000  # texts that an index of pictures learns from
 RECALL_K: Final = 10
 SAMPLE_ROWS: Final = 50_000  # that kinds are compared on
 ENOUGH: Final = 0.998  # of recall: what costs more is not measured
@@ -41,10 +43,12 @@ class Target:
 @dataclass(frozen=True)
 class Queries:
     """Unit float32 (q, dim) of one modality. `rows` are the queries' own rows where they are rows of the collection
-    searched, int64 (q,): such a row is its own nearest neighbour, which proves nothing, and is left out."""
+    searched, int64 (q,): such a row is its own nearest neighbour, which proves nothing, and is left out. `alike` are
+    others of the modality, (r, dim), where it is not that of the collection: an index may learn from them."""
 
     vectors: Floats
     rows: Ints | None = None
+    alike: Floats | None = None
 
 
 def build_index(kind: str, vectors: Floats, queries: Mapping[str, Queries], target: Target, path: Path) -> IndexStamp:
@@ -60,9 +64,10 @@ def build_index(kind: str, vectors: Floats, queries: Mapping[str, Queries], targ
     queries = {name: each for name, each in queries.items() if len(each.vectors)}
     among = choose_index_types(vectors, queries, target) if kind == AUTO else [kind]
     best: IndexStamp | None = None
+    last: dict[str, Floats] = {}
     for each in among:
         beside = path.with_suffix(".part")
-        stamp = _build(each, vectors, queries, target, beside)
+        stamp = _build(each, vectors, queries, target, beside, last)
         if best is None or stamp.recall > best.recall:
             beside.replace(path)
             best = stamp
@@ -81,19 +86,27 @@ def build_index(kind: str, vectors: Floats, queries: Mapping[str, Queries], targ
     return best
 
 
-def _build(kind: str, vectors: Floats, queries: Mapping[str, Queries], target: Target, path: Path) -> IndexStamp:
-    kind = write_index(kind, vectors, path)
+def _build(
+    kind: str, vectors: Floats, queries: Mapping[str, Queries], target: Target, path: Path, last: dict[str, Floats]
+) -> IndexStamp:
+    """Build and measure; `last` is filled with the scores that exact search ends with, when they are first needed."""
+    kind = write_index(kind, vectors, path, _alike(queries))
     index = kinds.read_index(path)
     fixed = facts(index)
     if not parameters.allowed(index):
         return IndexStamp(kind=kind, parameters=fixed)
-    points = {name: operating_point(index, vectors, each, target) for name, each in queries.items()}
+    last |= {} if last else last_scores(vectors, queries)
+    points = {name: operating_point(index, vectors, each, target, last[name]) for name, each in queries.items()}
     return IndexStamp(
         kind=kind,
         parameters={**fixed, **widest(points)},
         recall=min((point.recall_at_10 for point in points.values()), default=1.0),
         queries=points,
     )
+
+
+def _alike(queries: Mapping[str, Queries]) -> list[Floats]:
+    return [each.alike for each in queries.values() if each.alike is not None and len(each.alike)]
 
 
 def facts(index: Any) -> dict[str, int]:
@@ -112,12 +125,17 @@ def widest(points: Mapping[str, OperatingPoint]) -> dict[str, int]:
 
 def candidates(n: int, dim: int) -> list[str]:
     """Return the kinds that "auto" compares for (n, dim) vectors: those that paid somewhere (docs/scaling.md)."""
-    if n <= FLAT_ROWS:
-        return ["Flat"]
+    return ["Flat"] if n <= FLAT_ROWS else _approximate(n, dim)
+
+
+def _approximate(n: int, dim: int) -> list[str]:
     lists = list_count(n)
     quantiser = f"IVF{lists}_HNSW32" if lists > 8_192 else f"IVF{lists}"
-    codes = ["SQ8", "RaBitQfs,Refine(SQfp16)"] + ([f"PQ{dim // 4}x4fs,Refine(SQfp16)"] if dim % 8 == 0 else [])
-    return [*(f"{quantiser},{each}" for each in codes), "HNSW32,SQ8"]
+    among = [f"{quantiser},SQ8", f"{quantiser},RaBitQfs,Refine(SQfp16)", "HNSW32,SQ8"]
+    if dim % 16 == 0:
+        many = f"IVF{2 * lists}(PQ{dim // 4}x4fs,RFlat)"  # ranking lists by codes, it can have more of them
+        among.append(f"LeanVec{dim // 2},{many},PQ{dim // 4}x4fsr,Refine(SQfp16)")
+    return among
 
 
 def is_exact(kind: str, n: int) -> bool:
@@ -145,15 +163,15 @@ def choose_index_types(vectors: Floats, queries: Mapping[str, Queries], target: 
     asked = {name: Queries(each.vectors) for name, each in queries.items()} or {
         "images": Queries(kinds.evenly(sample, RECALL_QUERIES))
     }
+    last = last_scores(sample, asked)
     measured: list[tuple[bool, bool, float, str]] = []
     with tempfile.TemporaryDirectory(prefix="choose-") as folder:
-        for kind in among:
-            small = kind.replace(f"IVF{list_count(n)}", f"IVF{list_count(len(sample))}").replace("_HNSW32,", ",")
+        for kind, small in zip(among, _approximate(*sample.shape), strict=True):
             path = Path(folder, "sample.faiss")
-            write_index(small, sample, path)
+            write_index(small, sample, path, _alike(queries))
             index = kinds.read_index(path)
             held = held_bytes(index, path) / len(sample) * n
-            points = [operating_point(index, sample, each, target) for each in asked.values()]
+            points = [operating_point(index, sample, each, target, last[name]) for name, each in asked.items()]
             slowest = max(point.ms for point in points)
             short = any(point.recall_at_10 < target.recall for point in points)
             too_large = target.memory is not None and held > target.memory
@@ -181,9 +199,38 @@ def held_bytes(index: Any, path: Path) -> int:
     return size - (storage.ntotal * storage.code_size if kinds.is_refined(index) else 0)
 
 
-def operating_point(index: Any, vectors: Floats, queries: Queries, target: Target) -> OperatingPoint:
-    """Measure recall@10 and milliseconds at every step of the ladders, and choose."""
-    return choose(recall_curve(index, vectors, queries), target)
+def last_scores(vectors: Floats, queries: Mapping[str, Queries]) -> dict[str, Floats]:
+    """Return for each modality the score of the last row that exact search finds, float32 (q, 1); reads them once."""
+    if not queries:
+        return {}
+    best = kinds.exact_scores(np.vstack([each.vectors for each in queries.values()]), vectors, RECALL_K + 1)
+    ends = np.cumsum([len(each.vectors) for each in queries.values()])
+    return {
+        name: scores[:, : _depth(each, vectors)][:, -1:]
+        for (name, each), scores in zip(queries.items(), np.split(best, ends[:-1]), strict=True)
+    }
+
+
+def _depth(queries: Queries, vectors: Floats) -> int:
+    """How many rows are asked for: one more where each query finds itself."""
+    return min(RECALL_K + (queries.rows is not None), len(vectors))
+
+
+def operating_point(
+    index: Any, vectors: Floats, queries: Queries, target: Target, last: Floats | None = None
+) -> OperatingPoint:
+    """Measure recall@10 and milliseconds at every step of the ladders, then between the steps, and choose.
+
+    `last` are the scores of `last_scores`, where they are known.
+    """
+    last = last_scores(vectors, {"": queries})[""] if last is None else last
+    measured = list(recall_curve(index, vectors, queries, last))
+    chosen = choose(measured, target).parameters
+    known = [point.parameters for point, _ in measured]
+    between = [step for step in finer(chosen) if step not in known]
+    if between:
+        measured += recall_curve(index, vectors, queries, last, between)
+    return choose(measured, target)
 
 
 def choose(measured: Iterable[tuple[RecallPoint, float]], target: Target) -> OperatingPoint:
@@ -219,23 +266,26 @@ def frontier(curve: list[RecallPoint]) -> list[RecallPoint]:
     return kept
 
 
-def recall_curve(index: Any, vectors: Floats, queries: Queries) -> Iterator[tuple[RecallPoint, float]]:
-    """Yield recall@10 at each step of the ladders, with its standard error; queries are searched one by one.
+def recall_curve(
+    index: Any, vectors: Floats, queries: Queries, last: Floats | None = None, steps: Sequence[dict[str, int]] = ()
+) -> Iterator[tuple[RecallPoint, float]]:
+    """Yield recall@10 at the given steps, or at each of the ladders, with its standard error; queries are searched one
+    by one.
 
     A row counts as found if its true score is no less than that of the last exact hit. Counting ids instead would
     call one of two equal captions wrong. Milliseconds are those of the processor, on one thread: they do not change
-    with what else the machine is doing.
+    with what else the machine is doing. Steps of a ladder that cannot gain are left out.
     """
     faiss = kinds.load_faiss()
     own = queries.rows
-    k = min(RECALL_K + (own is not None), len(vectors))
-    last = kinds.exact_scores(queries.vectors, vectors, k)[:, -1:]
+    k = _depth(queries, vectors)
+    last = last_scores(vectors, {"": queries})[""] if last is None else last
     threads = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(1)  # so that the time is that of this thread
     try:
         before: tuple[list[int], float] | None = None
         done: list[int] | None = None
-        for step in ladder(index):
+        for step in steps or ladder(index):
             place = [value for name, value in step.items() if name != "k_factor"]
             if place == done:
                 continue
@@ -252,6 +302,8 @@ def recall_curve(index: Any, vectors: Floats, queries: Queries) -> Iterator[tupl
             recall = float(np.minimum(share, 1).mean())
             error = float(share.std() / len(share) ** 0.5)
             yield RecallPoint(parameters=step, recall_at_10=recall, ms=ms), error
+            if steps:
+                continue
             if "k_factor" not in step:
                 if recall >= ENOUGH:
                     return
@@ -260,6 +312,12 @@ def recall_curve(index: Any, vectors: Floats, queries: Queries) -> Iterator[tupl
             before = place, recall
     finally:
         faiss.omp_set_num_threads(threads)
+
+
+def finer(step: Mapping[str, int]) -> list[dict[str, int]]:
+    """Return what lies between a step of doubling ladders and the ones before it."""
+    values = [sorted({max(1, round(value * share)) for share in BETWEEN}) for value in step.values()]
+    return [dict(zip(step, combination, strict=True)) for combination in product(*values)]
 
 
 def ladder(index: Any) -> Iterator[dict[str, int]]:

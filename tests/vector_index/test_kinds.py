@@ -16,6 +16,7 @@ SUPPORTED = [
     "Flat", "SQ8", "HNSW16", "HNSW32,SQfp16", "HNSW8,SQ8", "IVF16,Flat", "IVF16,SQ8", "IVF16,RaBitQfs,Refine(SQfp16)",
     "IVF16,PQ4x4fs,Refine(SQfp16)", "IVF16,PQ4x4fs,RFlat", "OPQ4,IVF16_HNSW8,PQ4x4fs,Refine(SQfp16)",
     "PCA8,HNSW8,SQ8,Refine(SQfp16)", "PQ4x4fs,Refine(SQfp16)", "IVF16,EDEN4",
+    "LeanVec8,IVF16,PQ4x4fsr,Refine(SQfp16)", "LeanVec8,IVF64(PQ4x4fs,RFlat),PQ4x4fsr,Refine(SQfp16)",
 ]  # fmt: skip
 
 
@@ -30,6 +31,7 @@ def test_auto_is_a_kind() -> None:
         ("HNSW999", "M must be"), ("IVF16,PQ3", "multiple of"), ("LSH", "METRIC_L2"), ("SVSVamana32", "could not parse"),
         ("IVF16,PQ4x4fs", "add ,Refine"), ("PCA8,IVF16,Flat", "add ,Refine"), ("NSG32,Flat", "IndexNSGFlat"),
         ("IVF99999999,Flat", "at most"), ("IVF16,PQ4x4fs,Refine(IVF4,Flat)", "refine with"),
+        ("LeanVec8,HNSW16,SQ8,Refine(SQfp16)", "goes with lists"), ("LeanVec8,IVF16,PQ3x4fsr,Refine(SQfp16)", "multiple"),
     ],
 )  # fmt: skip
 def test_what_cannot_serve_is_refused_with_the_reason(kind: str, reason: str) -> None:

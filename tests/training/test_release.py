@@ -14,6 +14,8 @@ import pytest
 from crossmodal.examples import examples_of
 from dual_encoder import load_encoder
 from dual_encoder.export import export_model
+from dual_encoder.files import sha256
+from dual_encoder.record import read_record, write_record
 from training import release
 from training.config import TrainConfig
 from training.train import train
@@ -66,6 +68,9 @@ def test_what_loses_too_much_is_refused(trained: Path, tmp_path: Path) -> None:
     for offset, size in told:
         weights[int(offset) : int(offset) + int(size)] = bytes(int(size))
     (folder / "text.int8.bin").write_bytes(weights)
+    facts = read_record(folder / "model.json")
+    facts["files"]["text.int8.bin"] = sha256(folder / "text.int8.bin")
+    write_record(folder / "model.json", facts)
     scenes = trained.parent / "scenes/captions.jsonl"
     with pytest.raises(
         release.QualityError, match=r"int8 loses \d+\.\d points of text to image recall@1 \(\d\.\d+ in fp32"

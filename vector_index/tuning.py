@@ -238,7 +238,8 @@ def choose(measured: Iterable[tuple[RecallPoint, float]], target: Target) -> Ope
     """Choose among points, each with the standard error of its recall.
 
     The cheapest point is taken whose recall is the target's even two standard errors lower, for other queries will be
-    asked, and the cheapest of many good ones is good by luck; of those within the latency, where one is given, the best if none reaches it.
+    asked, and the cheapest of many good ones is good by luck; of those within the latency, where one is given, the best
+    if none reaches it.
     """
     curve, certain = [], []
     for point, error in measured:

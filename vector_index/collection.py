@@ -19,6 +19,7 @@ from vector_index.manifest import SegmentStamp
 from vector_index.segment import Segment, check_vectors
 
 _REMEMBERED: Final = 64  # counts of values
+_LOOKED_FOR: Final = 1_000_000  # ids
 
 
 class Collection:
@@ -226,7 +227,8 @@ class Collection:
     def twice(self) -> str | None:
         """An id that two segments have, None if there is none."""
         for older, newer in combinations([segment.live_column("id") for segment in self.segments], 2):
-            if len(again := newer.filter(pc.is_in(newer, value_set=older))):
+            few, many = sorted((older, newer), key=len)  # a table is made of the few alone
+            if len(again := many.filter(pc.is_in(many, value_set=few))):
                 return str(again[0].as_py())
         return None
 
@@ -251,10 +253,13 @@ class Collection:
 
 
 def dangling_image_ids(images: Collection, texts: Collection) -> Iterator[str]:
-    """Yield the image ids that texts name and no image has, as often as they are named."""
-    named = texts.named("image_ids")
-    for missing in named.filter(pc.invert(pc.is_in(named, value_set=images.ids()))):
-        yield str(missing.as_py())
+    """Yield the image ids that texts name and no image has. Some are looked for at a time, in bounded memory."""
+    ids, named = images.ids(), texts.named("image_ids")
+    for start in range(0, len(named), _LOOKED_FOR):
+        some = named.slice(start, _LOOKED_FOR).unique()
+        there = ids.filter(pc.is_in(ids, value_set=some))
+        for missing in some.filter(pc.invert(pc.is_in(some, value_set=there))):
+            yield str(missing.as_py())
 
 
 def _once_a_row(lists: "pa.ChunkedArray[Any]") -> "pa.ChunkedArray[Any]":

@@ -26,6 +26,7 @@ RECALL_K: Final = 10
 SAMPLE_ROWS: Final = 50_000  # that kinds are compared on
 ENOUGH: Final = 0.998  # of recall: what costs more is not measured
 _GAIN: Final = 0.002  # in recall: a deeper refinement that gains less is not followed further
+_ERRORS: Final = 2  # standard errors that a recall is lowered by before it is compared with the target
 _TIE: Final = 1e-6  # scores this close are equal but for rounding
 
 log = logging.getLogger(__name__)
@@ -171,7 +172,7 @@ def choose_index_types(vectors: Floats, queries: Mapping[str, Queries], target: 
             write_index(small, sample, path, _alike(queries))
             index = kinds.read_index(path)
             held = held_bytes(index, path) / len(sample) * n
-            points = [operating_point(index, sample, each, target, last[name]) for name, each in asked.items()]
+            points = [choose(recall_curve(index, sample, each, last[name]), target) for name, each in asked.items()]
             slowest = max(point.ms for point in points)
             short = any(point.recall_at_10 < target.recall for point in points)
             too_large = target.memory is not None and held > target.memory
@@ -236,13 +237,14 @@ def operating_point(
 def choose(measured: Iterable[tuple[RecallPoint, float]], target: Target) -> OperatingPoint:
     """Choose among points, each with the standard error of its recall.
 
-    The cheapest point is taken whose recall is the target's even one standard error lower, for other queries will be
-    asked; of those within the latency, where one is given, the best if none reaches it.
+    The cheapest point is taken whose recall is the target's even two standard errors lower, for other queries will be
+    asked, and the cheapest of many good ones is good by luck; of those within the latency, where one is given, the best
+    if none reaches it.
     """
     curve, certain = [], []
     for point, error in measured:
         curve.append(point)
-        certain.append(point.recall_at_10 - error >= target.recall)
+        certain.append(point.recall_at_10 - _ERRORS * error >= target.recall)
     in_time = [target.latency_ms is None or point.ms <= target.latency_ms for point in curve]
     good = [point for point, sure, quick in zip(curve, certain, in_time, strict=True) if sure and quick]
     quick_enough = [point for point, quick in zip(curve, in_time, strict=True) if quick]

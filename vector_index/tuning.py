@@ -317,7 +317,12 @@ def recall_curve(
 
 
 def finer(step: Mapping[str, int]) -> list[dict[str, int]]:
-    """Return what lies between a step of doubling ladders and the ones before it."""
+    """Return what lies between a step of doubling ladders and the ones before it.
+
+    A graph's are left as they are: with queries unlike those it was measured with it falls off sooner than lists do.
+    """
+    if "efSearch" in step:
+        return []
     values = [sorted({max(1, round(value * share)) for share in BETWEEN}) for value in step.values()]
     return [dict(zip(step, combination, strict=True)) for combination in product(*values)]
 

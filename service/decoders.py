@@ -50,7 +50,11 @@ class DecoderProcess:
         self._file = os.memfd_create("decoder")
         os.ftruncate(self._file, self._size)
         self._memory = mmap.mmap(self._file, self._size)
-        self._start()
+        try:
+            self._start()
+        except OSError:
+            self._give_memory_back()
+            raise
 
     def _start(self) -> None:
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -84,6 +88,9 @@ class DecoderProcess:
     def close(self) -> None:
         """End the process and give its memory back."""
         self._end()
+        self._give_memory_back()
+
+    def _give_memory_back(self) -> None:
         self._memory.close()
         os.close(self._file)
 
@@ -147,22 +154,31 @@ class Decoders:
         return [each.pid for each in self._all]
 
     def prepare(self) -> None:
-        if self._new:
-            self._here.process = self._new()
-            self._all.append(self._here.process)
+        with contextlib.suppress(OSError):  # no room for a process: the first picture tries again
+            self._process()
 
     def close(self) -> None:
         """Call on each thread that called `prepare`."""
-        if self._new:
-            self._here.process.close()
+        if process := getattr(self._here, "process", None):
+            process.close()
 
     def decode_all(self, files: Sequence[bytes]) -> list[Pixels]:
         """Each file -> float32 (3, H, W). Raises ImageError, Problem 503."""
         return [self._decode(file) for file in files]
 
     def _decode(self, data: bytes) -> Pixels:
-        if self._new:
-            pixels: Pixels = self._here.process.decode(data)
-            return pixels
+        try:
+            process = self._process()
+        except OSError as error:
+            raise too_busy("decoder", f"the picture's decoder cannot be started: {error.strerror}") from None
+        if process:
+            return process.decode(data)
         decoded = open_image(data, min(self._preprocess.size), max_bytes=self._max_bytes, max_pixels=self._max_pixels)
         return self._preprocess(decoded.image)
+
+    def _process(self) -> DecoderProcess | None:
+        """This thread's, started if it has none yet; None without processes. Raises OSError."""
+        if self._new and not hasattr(self._here, "process"):
+            self._here.process = self._new()
+            self._all.append(self._here.process)
+        return getattr(self._here, "process", None)

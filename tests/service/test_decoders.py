@@ -22,7 +22,7 @@ from dual_encoder import ImageError
 from dual_encoder.image import open_image
 from dual_encoder.preprocess import Preprocess
 from service.app import create_app
-from service.decoders import RESTARTS, DecoderProcess
+from service.decoders import RESTARTS, DecoderProcess, Decoders
 from service.errors import Problem
 from service.settings import Settings
 
@@ -119,6 +119,20 @@ def test_memory_is_bounded_and_nothing_can_be_written(decoder: DecoderProcess) -
     assert f"Max address space         {2**30 + 16 * 10**8}" in limits
 
 
+def test_one_that_cannot_be_started_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoders = Decoders(PREPROCESS, isolated=True, max_bytes=2**20, max_pixels=10**8, timeout=30)
+    with monkeypatch.context() as full:
+        full.setattr("service.decoders.sys.executable", "/dev/null")
+        decoders.prepare()
+        with pytest.raises(Problem, match="cannot be started: Permission denied") as refused:
+            decoders.decode_all([jpeg()])
+    assert refused.value.status == 503
+    try:
+        assert decoders.decode_all([jpeg()])[0].shape == (3, 32, 48)
+    finally:
+        decoders.close()
+
+
 def test_the_process_ends_with_its_thread() -> None:
     pids: list[int] = []
 
@@ -152,8 +166,6 @@ def test_crashes_and_hangs_cost_their_own_request_alone(app: FastAPI) -> None:
             app.router.lifespan_context(app),
             httpx.AsyncClient(transport=transport, base_url="http://x") as http,
         ):
-            pids = app.state.engine.queries.decoders.pids
-
             async def ask(data: bytes) -> Any:
                 return await http.post("/v1/search/images?k=1", files={"image": data}, timeout=60)
 
@@ -162,7 +174,9 @@ def test_crashes_and_hangs_cost_their_own_request_alone(app: FastAPI) -> None:
             bad = asyncio.create_task(ask(heavy))
             victim = 0
             while not victim:
+                assert not bad.done()
                 await asyncio.sleep(0.002)
+                pids = app.state.engine.queries.decoders.pids  # by now, perhaps, of those that started late too
                 victim = next((pid for pid in pids if _state(pid) == "R"), 0)
             os.kill(victim, signal.SIGSTOP)
             others = [asyncio.create_task(ask(file)) for file in files[4:24]]

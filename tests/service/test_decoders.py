@@ -166,6 +166,7 @@ def test_crashes_and_hangs_cost_their_own_request_alone(app: FastAPI) -> None:
             app.router.lifespan_context(app),
             httpx.AsyncClient(transport=transport, base_url="http://x") as http,
         ):
+
             async def ask(data: bytes) -> Any:
                 return await http.post("/v1/search/images?k=1", files={"image": data}, timeout=60)
 

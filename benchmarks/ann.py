@@ -124,6 +124,7 @@ class Bench:
         rows = kinds.evenly_spread(len(first.texts), tuning.RECALL_QUERIES)
         own = kinds.evenly_spread(len(vectors), tuning.RECALL_QUERIES)
         self.captions = first.texts
+        self.alike = np.delete(first.texts, rows, axis=0)[: tuning.ALIKE]
         self.tuned = {
             "texts": tuning.Queries(first.texts[rows]),
             "images": tuning.Queries(np.ascontiguousarray(vectors[own]), own),
@@ -150,7 +151,7 @@ class Bench:
         with tempfile.TemporaryDirectory(prefix="ann-") as folder:
             path = Path(folder, "index.faiss")
             try:
-                built = in_child(partial(_write, kind, self.vectors.filename, path))  # type: ignore[attr-defined]
+                built = in_child(partial(_write, kind, self.vectors.filename, self.alike, path))  # type: ignore[attr-defined]
             except RuntimeError as error:
                 return {"kind": kind, "error": str(error)[-200:]}
             index = kinds.read_index(path)
@@ -397,9 +398,8 @@ def _megabytes(name: str) -> float:
     return int(Path("/proc/self/status").read_text().partition(f"{name}:")[2].split()[0]) / 1024
 
 
-def _write(kind: str, vectors: str, path: Path) -> None:
-    texts = next(Embeddings().chunks(CHUNK)).texts if kinds.is_projected(kind) else None
-    if write_index(kind, opened(vectors), path, [] if texts is None else [texts]) != kind:
+def _write(kind: str, vectors: str, alike: Floats, path: Path) -> None:
+    if write_index(kind, opened(vectors), path, [alike]) != kind:
         raise ValueError("too few vectors")
 
 

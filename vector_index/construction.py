@@ -100,6 +100,7 @@ def _write_projected(kind: str, vectors: Floats, asked: Sequence[Floats], path: 
     plain.by_residual = True
     plain.pq.train(project(some) - middles[places])
     plain.is_trained = True
+    del sample, some
     for start in range(0, n, CHUNK_ROWS):
         chunk = np.ascontiguousarray(vectors[start : start + CHUNK_ROWS])
         rows = np.arange(start, start + len(chunk))

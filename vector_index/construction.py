@@ -21,6 +21,7 @@ _ANY_POINTS: Final = {"min_points_per_centroid": 1, "max_points_per_centroid": _
 _MOST_COMPARED: Final = 2_048  # centroids that each vector is compared with; of more, those of _CELLS cells
 _CELLS: Final = 8
 _REFINED: Final = 16
+_FOUND_AT_ONCE: Final = 8_192  # vectors: FAISS holds 32 × dim bytes of tables for each
 _LISTS_REFINED: Final = 2.0  # lists that are compared with a query for each that is read
 _FEW: Final = 256  # vectors; codes and centroids cannot be learnt from fewer
 _REFINE_FP16: Final = "Refine(SQfp16)"
@@ -87,6 +88,7 @@ def _write_projected(kind: str, vectors: Floats, asked: Sequence[Floats], path: 
     places, mean = nearest(some), sample.mean(axis=0)
     moments = [projection.second_moment(each) for each in (sample, *asked)]
     learnt = projection.learn(np.mean(moments, axis=0), projection.second_moment(some - mean), lists.d, lists.pq.M)
+    del sample
 
     def project(chunk: Floats) -> Floats:
         projected: Floats = (chunk - mean) @ learnt.vectors.T
@@ -100,7 +102,7 @@ def _write_projected(kind: str, vectors: Floats, asked: Sequence[Floats], path: 
     plain.by_residual = True
     plain.pq.train(project(some) - middles[places])
     plain.is_trained = True
-    del sample, some
+    del some
     for start in range(0, n, CHUNK_ROWS):
         chunk = np.ascontiguousarray(vectors[start : start + CHUNK_ROWS])
         rows = np.arange(start, start + len(chunk))
@@ -153,7 +155,12 @@ def cluster(sample: Floats, count: int) -> tuple[Floats, Callable[[Floats], Ints
         kinds.core_of(index).nprobe = _CELLS
         index.train(centroids)
     index.add(centroids)
-    return centroids, lambda vectors: np.ascontiguousarray(index.search(vectors, 1)[1][:, 0])
+
+    def nearest(vectors: Floats) -> Ints:
+        starts = range(0, len(vectors), _FOUND_AT_ONCE)
+        return np.concatenate([index.search(vectors[start : start + _FOUND_AT_ONCE], 1)[1][:, 0] for start in starts])
+
+    return centroids, nearest
 
 
 def _write_refined(base: Any, vectors: Floats, path: Path) -> None:

@@ -26,6 +26,7 @@ RECALL_K: Final = 10
 SAMPLE_ROWS: Final = 50_000  # that kinds are compared on
 ENOUGH: Final = 0.998  # of recall: what costs more is not measured
 _GAIN: Final = 0.002  # in recall: a deeper refinement that gains less is not followed further
+_SMALL: Final = 8  # values up to this are not divided: what is saved is next to nothing
 _ERRORS: Final = 2  # standard errors that a recall is lowered by before it is compared with the target
 _TIE: Final = 1e-6  # scores this close are equal but for rounding
 
@@ -317,13 +318,14 @@ def recall_curve(
 
 
 def finer(step: Mapping[str, int]) -> list[dict[str, int]]:
-    """Return what lies between a step of doubling ladders and the ones before it.
-
-    A graph's are left as they are: with queries unlike those it was measured with it falls off sooner than lists do.
-    """
+    """Return what lies between a step of doubling ladders and the ones before it; nothing for a graph, which a filter
+    leads astray the sooner the fewer candidates it keeps."""
     if "efSearch" in step:
         return []
-    values = [sorted({max(1, round(value * share)) for share in BETWEEN}) for value in step.values()]
+    shares = [BETWEEN if value > _SMALL else (1.0,) for value in step.values()]
+    values = [
+        sorted({round(value * share) for share in each}) for value, each in zip(step.values(), shares, strict=True)
+    ]
     return [dict(zip(step, combination, strict=True)) for combination in product(*values)]
 
 

@@ -67,7 +67,7 @@ def main() -> None:
         note("decode a JPEG of 0.3 MP", decode(small))
         note("decode a JPEG of 12 MP, reduced", decode(large))
         note("preprocess it", lambda i: encoder.preprocess(pictures[i % len(pictures)]))
-        note("encode one picture, alone on all cores", lambda i: encoder.encode_pixels(pixels[i % 4 : i % 4 + 1]))
+        note("encode one picture, one stream", lambda i: encoder.encode_pixels(pixels[i % 4 : i % 4 + 1]))
         note("search 100,000, k = 10", lambda i: images.search(vectors[i % 256 : i % 256 + 1], 10))
         note("search 100,000, k = 10,000 (exact)", lambda i: images.search(vectors[:1], 10_000, exact=True))
         note("take and JSON, k = 10", page(10, ()))

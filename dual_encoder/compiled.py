@@ -30,18 +30,12 @@ class Compiled:
         key = json.dumps([str(self._path), self._files, options], sort_keys=True)
         self.folder = root / hashlib.sha256(key.encode()).hexdigest()[:32]
         self._checked = False
-        self._prepared: dict[str, str] | None = None
 
     def prepare(self, verify: bool) -> dict[str, str]:
         """Forget what is not whole; `verify` reads it all. What will then be compiled is checked.
 
-        Returns the options to compile with, for every copy of the tower. Raises ModelError.
+        Returns the options to compile with. Raises ModelError.
         """
-        if self._prepared is None:
-            self._prepared = self._prepare(verify)
-        return self._prepared
-
-    def _prepare(self, verify: bool) -> dict[str, str]:
         known, whole = _record(self.folder).get("blobs", {}), False
         try:
             for blob in self.folder.glob("*.blob"):

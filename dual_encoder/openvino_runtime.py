@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,6 @@ from dual_encoder.errors import ModelError, RuntimeMissing
 from dual_encoder.packing import EndOfText, TextTower, in_sizes
 
 TOWERS = ("text", "image")
-_PLENTY = 8  # times a tower's weights; a copy of it takes as much as they are
 _PICTURES = (16, 8, 4, 2, 1)  # a larger batch is cut into these: pictures gain nothing beyond them
 
 
@@ -46,8 +44,7 @@ class OpenVinoRuntime:
     kept for the next start, which reads it through if it is to `verify`.
 
     A tower is compiled when it is first used, or by `compile`. As many threads as there are `streams` may encode at
-    once; they share `threads` cores, all by default. A picture that comes alone is encoded on all of them, by a copy of
-    its tower, where there is plenty of memory.
+    once; they share `threads` cores, all by default.
     """
 
     name = "openvino"
@@ -80,18 +77,14 @@ class OpenVinoRuntime:
         }
         if threads is not None:
             options["INFERENCE_NUM_THREADS"] = str(threads)
-        text, image = paths
-        kept = _kept(image, files, options)
-        self._text = _Tower(text, options, streams, _kept(text, files, options), verify)
-        self._image = _Tower(image, options, streams, kept, verify)
-        self._alone: _Tower | None = None
-        if streams > 1 and free_memory() > _PLENTY * _size(image):
-            self._alone = _Tower(image, {**options, "NUM_STREAMS": "1"}, 1, kept, verify)
+        self._text, self._image = (
+            _Tower(path, options, streams, _kept(path, files, options), verify) for path in paths
+        )
         self._texts = TextTower(self._text, context_length, end_of_text)
 
     def compile(self) -> None:
-        """Compile the towers now. Raises ModelError for one that cannot be loaded."""
-        for tower in self._towers:
+        """Compile both towers now. Raises ModelError for one that cannot be loaded."""
+        for tower in (self._text, self._image):
             tower.compile()
 
     def encode_rows(self, rows: Sequence[NDArray[np.int64]]) -> NDArray[np.float32]:
@@ -100,13 +93,7 @@ class OpenVinoRuntime:
 
     def encode_pixels(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
         """float32 (n, 3, H, W) -> float32 (n, dim)."""
-        if self._alone and len(pixels) == 1 and not any(tower.busy for tower in self._towers):
-            return self._alone(pixels)
         return in_sizes(self._image, pixels, _PICTURES)
-
-    @property
-    def _towers(self) -> list[_Tower]:
-        return [self._text, self._image, *([self._alone] if self._alone else [])]
 
 
 def int8_path(directory: Path, tower: str) -> Path:
@@ -161,11 +148,6 @@ class _Tower:
                 self._idle = idle
             return self._idle
 
-    @property
-    def busy(self) -> bool:
-        """Whether any stream is at work."""
-        return self._idle is not None and self._idle.qsize() < self._streams
-
     def __call__(self, *inputs: NDArray[Any]) -> NDArray[np.float32]:
         idle = self._idle or self.compile()
         request = idle.get()
@@ -173,21 +155,6 @@ class _Tower:
             return np.array(request.infer(inputs)[0], dtype=np.float32)
         finally:
             idle.put(request)
-
-
-def free_memory() -> int:
-    """Bytes that this process may still take, of the machine's and of its container's."""
-    told = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-    free = int(told["MemAvailable"].split()[0]) * 1024
-    group = Path("/sys/fs/cgroup")
-    with contextlib.suppress(OSError, ValueError):  # "max" where it has no bound
-        free = min(free, int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
-    return free
-
-
-def _size(tower: Path) -> int:
-    files = (tower, *(tower.parent / name for name in _weights(tower)))
-    return sum(file.stat().st_size for file in files if file.exists())
 
 
 def cache_directory() -> Path:

@@ -20,7 +20,7 @@ from service.settings import Settings
 
 def test_a_request_is_freed_as_it_ends(index: Path) -> None:
     """Without the garbage collector, which would stop the loop, and seldom comes while a body of 20 MB is held."""
-    settings = Settings(index=index, decoder_processes=0)
+    settings = Settings(index=index, decoder_processes=0, cache_bytes=0)  # no query is answered at once
     search = {"query": {"text": "a red star"}, "k": 1}
     calls = (
         ("POST", "/v1/search/images", {"json": search}, 200),

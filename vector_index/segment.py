@@ -60,7 +60,7 @@ class Segment:
         path = snapshot / stamp.name
         self.table: tables.MappedTable = open_part(Path(f"{path}.arrow"), tables.MappedTable)
         self.order: npt.NDArray[np.int64] = open_part(Path(f"{path}.order.npy"), _map_rows)
-        self.index = open_part(Path(f"{path}.faiss"), kinds.read_index)
+        self.index = open_part(Path(f"{path}.faiss"), lambda file: kinds.read_index(file, _held(file, stamp, dim)))
         self.deleted = open_part(Path(f"{path}.deleted.npy"), _map_rows) if stamp.deleted else np.empty(0, np.int64)
         self._storage = kinds.storage_of(self.index)
         core = kinds.core_of(self.index)
@@ -224,6 +224,11 @@ def check_vectors(vectors: npt.NDArray[Any], dim: int) -> npt.NDArray[np.float32
     if len(bad):
         raise ValueError(f"vector {bad[0]} has NaN or infinity in it ({len(bad)} of {len(array)} have)")
     return array
+
+
+def _held(path: Path, stamp: SegmentStamp, dim: int) -> int:
+    """Bytes of an index before the vectors that refine, 0 where there are none."""
+    return max(0, path.stat().st_size - 2 * dim * stamp.rows) if stamp.index.kind.endswith("Refine(SQfp16)") else 0
 
 
 def _map_rows(path: Path) -> npt.NDArray[np.int64]:

@@ -11,8 +11,8 @@ a pool that would push its threads off them:
 - The encoder works on several batches at once, each on a part of the cores. The threads of one batch wait for the
   slowest of them at every layer, so that whatever takes a core for a moment (the event loop, another process) idles
   the others: two streams of one core answered 1.2 times the queries of one stream of two, side by side on a busy
-  machine, and took 1.5 times as long over a query that came alone (8 ms, not 6, where nobody else was busy). With a
-  second copy of the image tower, on both cores for pictures that come alone, these were answered later beside other work.
+  machine, and took 1.5 times as long over a query that came alone (8 ms, not 6, where nobody else was busy).
+  Pictures that come alone, given a second copy of their tower on both cores, were answered later beside other work.
 """
 
 from __future__ import annotations

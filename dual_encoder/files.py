@@ -1,4 +1,7 @@
-"""Folders that appear whole or not at all: written beside their place, flushed to disk, then renamed into it."""
+"""Folders that appear whole or not at all: written beside their place, flushed to disk, then renamed into it.
+
+`fsync` and `sha256` are in vector_index.files too: neither package may know the other.
+"""
 
 from __future__ import annotations
 

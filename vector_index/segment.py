@@ -227,8 +227,9 @@ def check_vectors(vectors: npt.NDArray[Any], dim: int) -> npt.NDArray[np.float32
 
 
 def _held(path: Path, stamp: SegmentStamp, dim: int) -> int:
-    """Bytes of an index before the vectors that refine, 0 where there are none."""
-    return max(0, path.stat().st_size - 2 * dim * stamp.rows) if stamp.index.kind.endswith("Refine(SQfp16)") else 0
+    """Bytes of fast-scan lists: what comes before the vectors that refine. Other lists stay in the map."""
+    is_copied = "fs" in stamp.index.kind and stamp.index.kind.endswith("Refine(SQfp16)")
+    return max(0, path.stat().st_size - 2 * dim * stamp.rows) if is_copied else 0
 
 
 def _map_rows(path: Path) -> npt.NDArray[np.int64]:

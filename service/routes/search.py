@@ -7,7 +7,7 @@ import time
 from typing import Annotated, Any
 
 import orjson
-from fastapi import APIRouter, HTTPException, Query, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from service.answer import answer
@@ -92,7 +92,7 @@ async def _multipart(request: Request) -> tuple[bytes, dict[str, Any]]:
         parser = _InMemory(request.headers, request.stream(), max_files=1, max_fields=16)
         form = await parser.parse()
     except MultiPartException as error:
-        raise HTTPException(400, error.message) from None
+        raise Problem(400, error.message) from None
     upload = form.get("image")
     if upload is None or isinstance(upload, str):
         raise Problem(422, "the form has no file in its field `image`")

@@ -59,14 +59,14 @@ def load_open_clip(reference: ModelReference, *, trust_pickle: bool = False) -> 
 
     if reference.directory is not None:
         check_weights(reference.directory)
-    if reference.kind == "random":
-        print(f"warning: {reference.name} has random weights: for tests and benchmarks only", file=sys.stderr)
     source = {
         "directory": f"local-dir:{reference.directory}",
         "hub": f"hf-hub:{reference.repository}",
     }.get(reference.kind, reference.architecture)
     if reference.kind in ("random", "tag") and open_clip.get_model_config(reference.architecture) is None:
         raise ModelError(f"model {reference.name!r}: open_clip knows no architecture {reference.architecture!r}")
+    if reference.kind == "random":
+        print(f"warning: {reference.name} has random weights: for tests and benchmarks only", file=sys.stderr)
     try:
         if reference.revision is not None:
             source = f"local-dir:{_snapshot(reference)}"

@@ -29,6 +29,7 @@ class Runtime(Protocol):
 
     name: str
     precision: str
+    streams: int  # threads that may encode at once
 
     def encode_rows(self, rows: Sequence[NDArray[np.int64]]) -> NDArray[np.float32]: ...
     def encode_pixels(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]: ...
@@ -45,7 +46,7 @@ class DualEncoder:
 
     `logit_scale` is 1/τ, the factor at which scores become logits; a model trained with the sigmoid loss has a
     `logit_bias` to add to them: the probability of a pair is sigmoid(logit_scale · score + logit_bias).
-    Encode from one thread at a time; `tokenize` and `preprocess` may run on any.
+    Encode from as many threads at a time as `streams`; `tokenize` and `preprocess` may run on any.
     """
 
     def __init__(
@@ -68,6 +69,11 @@ class DualEncoder:
         self.preprocess = preprocess
         self.tokenize = tokenizer
         self.runtime = runtime
+
+    @property
+    def streams(self) -> int:
+        """Calls that may be encoded at once; a call of many pictures or texts is itself spread over them."""
+        return self.runtime.streams
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -109,7 +115,6 @@ def load_encoder(
     device: str = "auto",
     runtime: str = "auto",
     precision: str = "auto",
-    streams: int = 1,
     threads: int | None = None,
     lazy: bool = False,
     verify: bool = True,
@@ -118,9 +123,9 @@ def load_encoder(
 
     `runtime` is auto, openvino or torch: auto takes torch on a GPU, else OpenVINO, for which a model that is not yet
     exported is exported once into the cache. `precision` is auto, bf16, fp32, or int8 where 8-bit towers were exported.
-    On a CPU without torch, `streams` batches may be encoded at once, on `threads` cores together, all by default;
-    `lazy` leaves each tower until it is first used. What an export consists of is compared with the SHA-256s in its
-    model.json; of what was compiled of it before, only if it is to `verify`, for that reads it all.
+    OpenVINO computes on `threads` cores, all by default; `lazy` leaves each tower until it is first used. What an
+    export consists of is compared with the SHA-256s in its model.json; of what was compiled of it before, only if it is
+    to `verify`, for that reads it all.
     Raises ModelError, RuntimeMissing.
     """
     for name, value, allowed in [
@@ -139,12 +144,12 @@ def load_encoder(
     if runtime == "auto":
         runtime = "openvino" if device == "cpu" and (precision == "int8" or _installed("openvino")) else "torch"
     if runtime == "openvino":
-        return _load_exported(parsed, precision, streams, threads, lazy, verify)
+        return _load_exported(parsed, precision, threads, lazy, verify)
     return _load_torch(parsed, device, precision)
 
 
 def _load_exported(
-    reference: ModelReference, precision: str, streams: int, threads: int | None, lazy: bool, verify: bool
+    reference: ModelReference, precision: str, threads: int | None, lazy: bool, verify: bool
 ) -> DualEncoder:
     directory = reference.directory
     if directory is None or not (directory / MODEL_JSON).is_file():
@@ -158,7 +163,7 @@ def _load_exported(
         check_files(directory, {name: facts["files"][name] for name in ("preprocess.json", "tokenizer.json")})
         preprocess = Preprocess.from_config(json.loads((directory / "preprocess.json").read_text("utf-8")))
         tokenizer = _load_tokenizer(directory, facts)
-        engine = _runtime(directory, precision, facts, streams, threads, verify)
+        engine = _runtime(directory, precision, facts, threads, verify)
         if not lazy:
             engine.compile()
         return DualEncoder(
@@ -178,16 +183,14 @@ def _load_exported(
 
 
 def _runtime(
-    directory: Path, precision: str, facts: dict[str, Any], streams: int, threads: int | None, verify: bool
+    directory: Path, precision: str, facts: dict[str, Any], threads: int | None, verify: bool
 ) -> OpenVinoRuntime:
     from dual_encoder.openvino_runtime import TOWERS, OpenVinoRuntime, int8_path, no_int8
 
     if precision == "int8" and not all(int8_path(directory, tower).name in facts["files"] for tower in TOWERS):
         raise no_int8(directory)  # those that lie there are of another export
     length, end = facts["context_length"], facts["end_of_text"]
-    return OpenVinoRuntime(
-        directory, precision, length, end, streams=streams, threads=threads, files=facts["files"], verify=verify
-    )
+    return OpenVinoRuntime(directory, precision, length, end, threads=threads, files=facts["files"], verify=verify)
 
 
 def _load_tokenizer(directory: Path, facts: dict[str, Any]) -> TokenizeTexts:

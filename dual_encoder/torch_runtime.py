@@ -22,6 +22,7 @@ class TorchRuntime:
     """
 
     name = "torch"
+    streams = 1
 
     def __init__(self, source: OpenClipModel, device: str, precision: str) -> None:
         import torch

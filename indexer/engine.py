@@ -31,6 +31,8 @@ class Encoder(Protocol):
     dim: int
 
     @property
+    def streams(self) -> int: ...
+    @property
     def image_size(self) -> tuple[int, int]: ...
     @property
     def preprocess(self) -> Callable[[Image.Image], NDArray[np.float32]]: ...
@@ -85,6 +87,10 @@ class LocalEngine(Engine):
             ledger.note(rows)
             yield rows
 
+    def _together(self, job: Job) -> int:
+        """Pictures that are encoded in one call: a batch for two of the encoder's streams."""
+        return job.batch_size * max(1, self.encoder.streams // 2)
+
     def _decoded(
         self, records: Iterator[Record], job: Job
     ) -> Iterator[tuple[Row, NDArray[np.float32] | None, bytes | None]]:
@@ -95,7 +101,7 @@ class LocalEngine(Engine):
             def submit(record: Record) -> Future[tuple[Row, NDArray[np.float32] | None, bytes | None]]:
                 return readers.submit(read_row, record, size, prepare, job.thumbnails, cores)
 
-            queue = deque(map(submit, islice(records, job.batch_size * 4)))
+            queue = deque(map(submit, islice(records, self._together(job) * 4)))
             while queue:
                 done = queue.popleft().result()
                 queue.extend(map(submit, islice(records, 1)))
@@ -124,7 +130,7 @@ class LocalEngine(Engine):
             if pixels is not None and choice.takes(row):
                 row["thumbnail"] = small
                 waiting.append((row, pixels))
-                if len(waiting) == job.batch_size:
+                if len(waiting) == self._together(job):
                     flush()
         if waiting:
             flush()

@@ -55,7 +55,6 @@ class Engine:
             device=settings.device,
             runtime=settings.runtime,
             precision=settings.precision,
-            streams=threads.streams,
             threads=threads.encoder,
             lazy=lazy,
             verify=settings.verify and not lazy and READ_THROUGH not in os.environ,

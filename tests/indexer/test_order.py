@@ -23,6 +23,7 @@ class Colours:
 
     reference, fingerprint, dim = "colours", "c" * 64, 4
     image_size = (4, 4)
+    streams = 1
 
     @property
     def preprocess(self) -> Callable[[Image.Image], NDArray[np.float32]]:

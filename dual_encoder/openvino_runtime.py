@@ -33,7 +33,11 @@ def core() -> Any:
         import openvino
     except ImportError:
         raise RuntimeMissing("serving on a CPU needs OpenVINO: pip install 'crossmodal[cpu]'") from None
-    return openvino.Core()
+    made = openvino.Core()
+    # Two threads that are the first to look at a tensor would wait for each other: one holds the guard of a C++ static
+    # and wants the GIL back, the other has the GIL and waits at the guard.
+    openvino.Tensor(openvino.Type.f32, openvino.Shape([1])).data  # noqa: B018
+    return made
 
 
 class OpenVinoRuntime:

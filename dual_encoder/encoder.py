@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from dual_encoder.openvino_runtime import OpenVinoRuntime
 
 FORMAT = 2  # of an exported directory
-_BATCH = 32  # pictures a call; more is no faster on a CPU
+_BATCH = 32  # more is no faster on a CPU
+_BATCH_ON_GPU = 128  # two of its largest pieces: one is copied while the other is computed
 
 
 class Runtime(Protocol):
@@ -31,8 +32,12 @@ class Runtime(Protocol):
     precision: str
     streams: int  # threads that may encode at once
 
+    @property
+    def takes_bytes(self) -> bool:
+        """Whether it is a GPU, which also takes pixels as uint8 (n, H, W, 3) and normalises them itself."""
+
     def encode_rows(self, rows: Sequence[NDArray[np.int64]]) -> NDArray[np.float32]: ...
-    def encode_pixels(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]: ...
+    def encode_pixels(self, pixels: NDArray[Any]) -> NDArray[np.float32]: ...
 
 
 class TokenizeTexts(Protocol):
@@ -80,8 +85,24 @@ class DualEncoder:
         """(height, width) in px of what `preprocess` makes."""
         return self.preprocess.size
 
-    def encode_pixels(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Preprocessed pictures float32 (n, 3, H, W) -> float32 (n, dim)."""
+    @property
+    def batch(self) -> int:
+        """Pictures a call; more are no faster."""
+        return _BATCH_ON_GPU if self.runtime.takes_bytes else _BATCH
+
+    def prepare(self, image: Image.Image) -> NDArray[Any]:
+        """RGB picture -> what is best given to `encode_pixels`: float32 (3, H, W); for a GPU uint8 (H, W, 3).
+
+        A quarter of the bytes then go through the host's memory and over the bus.
+        """
+        return self.preprocess.crop(image) if self.runtime.takes_bytes else self.preprocess(image)
+
+    def encode_pixels(self, pixels: NDArray[Any]) -> NDArray[np.float32]:
+        """Pictures float32 (n, 3, H, W), preprocessed, or uint8 (n, H, W, 3), resized alone -> float32 (n, dim)."""
+        if not len(pixels):
+            return np.empty((0, self.dim), dtype=np.float32)
+        if pixels.dtype == np.uint8 and not self.runtime.takes_bytes:
+            pixels = self.preprocess.normalise(pixels)
         return _unit(self.runtime.encode_pixels(pixels))
 
     def encode_rows(self, rows: Sequence[NDArray[np.int64]]) -> NDArray[np.float32]:
@@ -103,9 +124,9 @@ class DualEncoder:
     def encode_images(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
         """RGB pictures -> float32 (n, dim)."""
         vectors = np.empty((len(images), self.dim), dtype=np.float32)
-        for start in range(0, len(images), _BATCH):
-            batch = images[start : start + _BATCH]
-            vectors[start : start + len(batch)] = self.encode_pixels(np.stack([self.preprocess(i) for i in batch]))
+        for start in range(0, len(images), self.batch):
+            batch = images[start : start + self.batch]
+            vectors[start : start + len(batch)] = self.encode_pixels(np.stack([self.prepare(i) for i in batch]))
         return vectors
 
 
@@ -122,15 +143,15 @@ def load_encoder(
     """Load the dual encoder that `reference` names.
 
     `runtime` is auto, openvino or torch: auto takes torch on a GPU, else OpenVINO, for which a model that is not yet
-    exported is exported once into the cache. `precision` is auto, bf16, fp32, or int8 where 8-bit towers were exported.
-    OpenVINO computes on `threads` cores, all by default; `lazy` leaves each tower until it is first used. What an
-    export consists of is compared with the SHA-256s in its model.json; of what was compiled of it before, only if it is
-    to `verify`, for that reads it all.
+    exported is exported once into the cache. `precision` is auto, bf16, fp32, on a GPU fp16, or int8 where 8-bit towers
+    were exported. OpenVINO computes on `threads` cores, all by default; `lazy` leaves each tower until it is first
+    used. What an export consists of is compared with the SHA-256s in its model.json; of what was compiled of it before,
+    only if it is to `verify`, for that reads it all.
     Raises ModelError, RuntimeMissing.
     """
     for name, value, allowed in [
         ("runtime", runtime, ("auto", "openvino", "torch")),
-        ("precision", precision, ("auto", "bf16", "fp32", "int8")),
+        ("precision", precision, ("auto", "bf16", "fp16", "fp32", "int8")),
     ]:
         if value not in allowed:
             raise ModelError(f"{name} {value!r} is not one of {', '.join(allowed)}")
@@ -141,6 +162,8 @@ def load_encoder(
         raise ModelError(f"runtime openvino runs on the CPU, not on {device}")
     if precision == "int8" and (runtime == "torch" or device != "cpu"):
         raise ModelError("precision int8 is OpenVINO's, on the CPU: leave runtime and device out")
+    if precision == "fp16" and device == "cpu":
+        raise ModelError("precision fp16 is for a GPU: on the CPU take bf16, fp32 or auto")
     if runtime == "auto":
         runtime = "openvino" if device == "cpu" and (precision == "int8" or _installed("openvino")) else "torch"
     if runtime == "openvino":
@@ -212,8 +235,6 @@ def _load_torch(reference: ModelReference, device: str, precision: str) -> DualE
     def tokenize(texts: list[str]) -> NDArray[np.int64]:
         return source.tokenizer(texts).numpy()  # type: ignore[no-any-return]
 
-    if precision == "auto":
-        precision = "bf16" if device.startswith("cuda") else "fp32"
     return DualEncoder(
         reference=reference.name,
         fingerprint=source.fingerprint,

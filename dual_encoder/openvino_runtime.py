@@ -56,6 +56,7 @@ class OpenVinoRuntime:
     """
 
     name = "openvino"
+    takes_bytes = False
 
     def __init__(
         self,

@@ -219,7 +219,7 @@ def _compare(found: Embeddings, columns: Columns, root: str, encoder: Encoder, f
         )
     cosines = []
     for vector, image in _samples(found, columns, root, encoder):
-        pixels = encoder.preprocess(image)[np.newaxis]
+        pixels = encoder.prepare(image)[np.newaxis]
         cosines.append(float(encoder.encode_pixels(pixels)[0] @ vector))
     if cosines and np.mean(cosines) < _SAME:
         raise SourceError(

@@ -53,6 +53,14 @@ class Collection:
         """Rows that are not deleted."""
         return sum(segment.count for segment in self.segments)
 
+    def hold(self, device: str) -> bool:
+        """Compare with every vector on this device, where that is how segments are searched.
+
+        Filters and deleted rows stay with the CPU; so does a segment that the device has no room for: False.
+        """
+        held = [segment.hold(device) for segment in self.segments]
+        return all(held)
+
     def parse_filter(self, value: Any) -> Filter:
         """Check a filter as JSON has it. Raises: BadFilter."""
         return Filter.parse(value, self.schema)

@@ -19,7 +19,7 @@ def serve(
     model: Annotated[str | None, typer.Option(help="Model reference; the snapshot's own when not given.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda")] = None,
     runtime: Annotated[str | None, typer.Option(help="auto, openvino, torch")] = None,
-    precision: Annotated[str | None, typer.Option(help="auto, bf16, fp32, int8")] = None,
+    precision: Annotated[str | None, typer.Option(help="auto, bf16, fp32; fp16 on a GPU; int8")] = None,
     insecure: Annotated[
         bool | None, typer.Option("--insecure", help="Listen beyond this machine though nobody needs a key.")
     ] = None,

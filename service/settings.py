@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from pydantic import Field, IPvAnyNetwork
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, IPvAnyNetwork, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from service.logs import Form, Level
 
@@ -68,3 +69,19 @@ class Settings(BaseSettings):
     exit_timeout: float = Field(120.0, gt=0, description="seconds it may do so before the process ends itself")
     drain_delay: float = Field(0.0, ge=0, description="seconds to serve on, not ready, once told to stop")
     drain_timeout: float = Field(30.0, gt=0, description="seconds that what is being answered then has")
+
+
+def read_settings(**given: Any) -> Settings:
+    """What the environment says, but for what is given. Raises ValueError, in a line that names the variable."""
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        first = error.errors(include_input=False)[0]
+        name, *place = map(str, first["loc"])
+        raise ValueError(f"{': '.join([_variable(name), *place])}: {first['msg']}") from None
+    except SettingsError as error:  # a list; its message has the name in quotes
+        raise ValueError(f'{_variable(str(error).split(chr(34))[1])}: JSON is expected, such as ["a", "b"]') from None
+
+
+def _variable(name: str) -> str:
+    return f"CROSSMODAL_{name.upper()}"

@@ -67,8 +67,8 @@ def evaluate(
     from training.evaluation import probe_data as tables
     from training.evaluation import probes as scenes
 
-    if html is not None and not html.absolute().parent.is_dir():
-        raise ValueError(f"{html}: no such folder")
+    if html is not None and (html.is_dir() or not html.absolute().parent.is_dir()):
+        raise ValueError(f"{html}: {'a folder' if html.is_dir() else 'no such folder'}")
     encoder = load_encoder(model, runtime=runtime, precision=precision)
     other = load_encoder(compare, runtime=runtime, precision=precision) if compare else None
     figures: dict[str, Any] = {"model": encoder.reference}

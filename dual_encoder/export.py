@@ -335,7 +335,7 @@ def _measure_parity(
     noise = rng.integers(0, 256, (5, 24, 24, 3), dtype=np.uint8)
     pictures = [Image.fromarray(n).resize((width, height), Image.Resampling.BICUBIC) for n in noise]
     pixels = np.stack([source.preprocess(p) for p in pictures])
-    words = "a photo of two red cats left of the big blue house in the snow 一张照片 红色 猫".split()
+    words = "a photo of two red cats left of the big blue house in the snow 一张照片 红色 猫".split()  # noqa: SIM905
     texts = [" ".join(rng.choice(words, n)) for n in (1, 3, 7, 12, 25)] + [" ".join(words * 20)]
     tokens = source.tokenizer(texts)
     rows = rows_of(tokens.numpy())

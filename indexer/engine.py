@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from corpus import Record
+from dual_encoder.encoder import Runtime
 from indexer.ledger import Ledger
 from indexer.rows import Choice, Row, add_texts, new_texts, pack, read_row
 
@@ -29,6 +30,7 @@ class Encoder(Protocol):
     reference: str
     fingerprint: str
     dim: int
+    runtime: Runtime
 
     @property
     def image_size(self) -> tuple[int, int]: ...
@@ -52,12 +54,18 @@ class EngineError(Exception):
     """An engine that cannot work; the message says why. Finished parts are kept."""
 
 
+def arithmetic_of(encoder: Encoder) -> str:
+    """What vectors are computed with, `openvino bf16`."""
+    return f"{encoder.runtime.name} {encoder.runtime.precision}"
+
+
 class Engine(ABC):
-    """Makes parts of records, with the model that these three tell of."""
+    """Makes parts of records, with the model that these four tell of."""
 
     reference: str
     fingerprint: str
     dim: int
+    arithmetic: str  # runtime and precision: vectors of two differ a little
     encoder: Encoder | None = None  # where there is one in this process
 
     @abstractmethod
@@ -75,6 +83,7 @@ class LocalEngine(Engine):
 
     def __init__(self, encoder: Encoder) -> None:
         self.reference, self.fingerprint, self.dim = encoder.reference, encoder.fingerprint, encoder.dim
+        self.arithmetic = arithmetic_of(encoder)
         self.encoder: Encoder = encoder
 
     def parts(

@@ -91,8 +91,7 @@ def _train(
         raise TrainingError(f"objectives: {error}") from None
     groups = parameter_groups(model, config.learning_rate, config.weight_decay, config.layer_decay)
     if step.head is not None:
-        parameters = list(step.head.parameters())
-        groups.append({"params": parameters, "weight_decay": config.weight_decay, "scale": 1.0})
+        groups += parameter_groups(step.head, config.learning_rate, config.weight_decay, layer_decay=1.0)
     optimiser = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98), fused=device.type == "cuda")
     average: Any = None
     if config.ema:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ class Colours:
 
     reference, fingerprint, dim = "colours", "c" * 64, 4
     image_size = (4, 4)
+    runtime: Any = SimpleNamespace(name="mean", precision="fp32")
 
     @property
     def preprocess(self) -> Callable[[Image.Image], NDArray[np.float32]]:

@@ -104,7 +104,7 @@ def test_what_is_locked_stays(tmp_path: Path, recipe: Recipe, options: dict[str,
 
 def test_two_processes_train_as_one(tmp_path: Path, recipe: Recipe) -> None:
     options = {"negatives_per_image": 1, "captions_per_image": 2, "steps": 4,
-               "objectives": {"info_nce": 1, "sigmoid": 0.1, "intra_modal": 0.5}}  # fmt: skip
+               "objectives": {"info_nce": 1, "sigmoid": 0.1, "intra_modal": 0.5, "masked_language": 0.5}}  # fmt: skip
     alone = losses_of(read_config(recipe(tmp_path / "a", "vit", **options)))
     path = recipe(tmp_path / "b", "vit", **options)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
@@ -152,6 +152,15 @@ def test_validation_and_tensorboard(config: Config, data: Path) -> None:
     events.Reload()
     assert {"loss", "temperature", "pairs a second", "gradient norm"} <= set(events.Tags()["scalars"])
     assert [event.step for event in events.Scalars("loss")] == [1, 2, 3, 4]
+
+
+def test_gains_and_biases_are_not_decayed(config: Config) -> None:
+    settings = config("vit", steps=1, batch_size=2, objectives={"masked_language": 1, "info_nce": 1})
+    train(settings)
+    optimiser = torch.load(settings.out / "checkpoint.pt", weights_only=True)["optimiser"]
+    decayed = [number for group in optimiser["param_groups"] if group["weight_decay"] for number in group["params"]]
+    assert len(decayed) > 10
+    assert all(optimiser["state"][number]["exp_avg"].ndim > 1 for number in decayed)
 
 
 # --- what goes wrong --------------------------------------------------------------------------------------------------

@@ -234,6 +234,7 @@ def test_an_interrupted_addition_goes_on(tmp_path: Path, encoder: DualEncoder) -
         add_to_index(table, tmp_path / "index", Breaks(encoder), part_size=2, batch_size=2)  # type: ignore[arg-type]
     with IndexDirectory(tmp_path / "index").open() as snapshot:
         assert len(snapshot.images) == 2
+    assert "arithmetic" in json.loads((tmp_path / "index" / ".build" / "plan.json").read_text())
     counting = Counting(encoder)
     report = add_to_index(table, tmp_path / "index", counting, part_size=2, batch_size=2)  # type: ignore[arg-type]
     assert (report.added, counting.pictures) == (7, 3)

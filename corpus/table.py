@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -18,6 +19,8 @@ from corpus.records import Record, Source, SourceError, as_address, as_utf8, cap
 
 _STAMPED_AT_ONCE = 256  # rows
 _SPECIAL = ("image", "caption", "id")
+
+log = logging.getLogger(__name__)
 
 
 def open_table(path: str | Path) -> Source:
@@ -198,8 +201,21 @@ def _read_parquet(path: str) -> Iterator[dict[str, Any]]:
 
     try:
         with pq.ParquetFile(path) as file:
-            _check_names(file.schema_arrow.names)
-            for batch in file.iter_batches(1024):
+            schema = file.schema_arrow
+            _check_names(schema.names)
+            # Metadata cannot hold them, and a batch of pictures may be gigabytes.
+            left_out = [column.name for column in schema if column.name not in _SPECIAL and _has_bytes(column.type)]
+            if left_out:
+                log.warning("%s: columns of bytes are left out: %s", path, ", ".join(left_out))
+            for batch in file.iter_batches(1024, columns=[name for name in schema.names if name not in left_out]):
                 yield from batch.to_pylist()
     except pa.ArrowException as error:
         raise _Broken(f": not a Parquet table: {error}") from None
+
+
+def _has_bytes(kind: Any) -> bool:
+    import pyarrow as pa
+
+    if pa.types.is_nested(kind):
+        return any(_has_bytes(kind.field(number).type) for number in range(kind.num_fields))
+    return str(kind).removeprefix("large_").startswith(("binary", "fixed_size_binary"))

@@ -270,7 +270,8 @@ class _Change:
     def _is_gone(self, uri: str, foreign: str | None) -> bool:
         assert self._seen is not None
         is_there = _key(uri) in self._seen or uri.startswith(tuple(self._unread))
-        return not is_there and _is_of(uri, foreign)
+        alone = foreign is None and not self._base.manifest.sources  # then addresses of the web are this corpus' too
+        return not is_there and (alone or _is_of(uri, foreign))
 
     def settle(self, schema: MetadataSchema) -> None:
         """Compare with the base: what is as it was is forgotten, the schema sees what is not."""

@@ -103,6 +103,14 @@ def test_a_caption_that_begins_like_a_list_is_a_caption(tmp_path: Path) -> None:
     assert record.captions == (text,)
 
 
+def test_bytes_are_no_metadata(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = [{"image": "a.png", "jpg": b"\xff" * 99, "more": [{"bytes": b"x", "n": 1}], "year": 1999}]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "t.parquet")
+    (record,) = open_table(tmp_path / "t.parquet").records()
+    assert record.metadata == {"year": 1999}
+    assert "columns of bytes are left out: jpg, more" in caplog.text
+
+
 @pytest.mark.parametrize("image", ["", "\0", "x" * 5000, "."])
 def test_an_image_that_cannot_be_a_file_fails_when_read_only(tmp_path: Path, image: str) -> None:
     (tmp_path / "t.jsonl").write_text(json.dumps({"image": image}))

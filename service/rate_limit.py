@@ -94,7 +94,10 @@ class RateLimit:
     """Use from one event loop. Raises ValueError for a limit that cannot be read, or without the package redis."""
 
     def __init__(self, limit: str | None, redis_url: str | None = None) -> None:
-        self._default = _counters(limit) if limit else []
+        try:
+            self._default = _counters(limit) if limit else []
+        except ValueError as error:
+            raise ValueError(f"CROSSMODAL_RATE_LIMIT: {error}") from None
         self._own: dict[str, list[Counts]] = {}
         self._shared = _redis(redis_url) if redis_url else None
         self._ask_at = 0.0
@@ -188,9 +191,13 @@ def _redis(url: str) -> Any:
         raise ValueError("CROSSMODAL_REDIS_URL needs the package redis: pip install 'crossmodal[redis]'") from None
     from limits.aio.storage import RedisStorage
     from limits.aio.strategies import SlidingWindowCounterRateLimiter as Shared
+    from limits.errors import ConfigurationError
 
-    storage = RedisStorage(
-        f"async+{url}", implementation="redispy", key_prefix="crossmodal",
-        socket_timeout=_PATIENCE, socket_connect_timeout=_PATIENCE,
-    )  # fmt: skip
+    try:
+        storage = RedisStorage(
+            f"async+{url}", implementation="redispy", key_prefix="crossmodal",
+            socket_timeout=_PATIENCE, socket_connect_timeout=_PATIENCE,
+        )  # fmt: skip
+    except (ConfigurationError, ValueError):  # which may hold the password
+        raise ValueError("CROSSMODAL_REDIS_URL is not like redis://:PASSWORD@HOST:6379/0") from None
     return Shared(storage)

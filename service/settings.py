@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from pydantic import Field, IPvAnyNetwork
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, IPvAnyNetwork, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from service.logs import Form, Level
 
 
 class Settings(BaseSettings):
-    """Read when constructed, never at import."""
+    """Read when constructed, never at import. Raises ValueError, a line that names the variables."""
 
     model_config = SettingsConfigDict(
         env_prefix="CROSSMODAL_", protected_namespaces=(), extra="ignore", env_ignore_empty=True
@@ -68,3 +69,13 @@ class Settings(BaseSettings):
     exit_timeout: float = Field(120.0, gt=0, description="seconds it may do so before the process ends itself")
     drain_delay: float = Field(0.0, ge=0, description="seconds to serve on, not ready, once told to stop")
     drain_timeout: float = Field(30.0, gt=0, description="seconds that what is being answered then has")
+
+    def __init__(self, **given: Any) -> None:
+        try:
+            super().__init__(**given)
+        except ValidationError as error:
+            found = error.errors(include_url=False, include_input=False)  # which may be a secret
+            raise ValueError("; ".join(f"CROSSMODAL_{str(e['loc'][0]).upper()}: {e['msg']}" for e in found)) from None
+        except SettingsError as error:
+            name = str(error).split('"')[1].upper()
+            raise ValueError(f"CROSSMODAL_{name}: not JSON: {error.__cause__}") from None

@@ -209,10 +209,11 @@ class Collection:
             counts = pc.value_counts(values.drop_null())
             counted.append(pa.table({"value": counts.field("values"), "count": counts.field("counts")}))
         # In Arrow to the end: Python would make objects of millions of values, and nothing else could run meanwhile.
-        total = pa.concat_tables(counted).group_by("value").aggregate([("count", "sum")])
-        order = [("count_sum", "descending"), ("value", "ascending")]
-        best = total.take(pc.select_k_unstable(total, most, order))
-        found = list(zip(best["value"].to_pylist(), best["count_sum"].to_pylist(), strict=True))
+        total = pa.concat_tables(counted)
+        if len(counted) > 1:
+            total = total.group_by("value").aggregate([("count", "sum")]).rename_columns(["value", "count"])
+        best = total.take(pc.select_k_unstable(total, most, [("count", "descending"), ("value", "ascending")]))
+        found = list(zip(best["value"].to_pylist(), best["count"].to_pylist(), strict=True))
         with self._lock:
             self._counted[key] = found
             while len(self._counted) > _REMEMBERED:

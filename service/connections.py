@@ -13,7 +13,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.headers import ON_FAILURE
 from service.loop_lag import LoopLoad
-from service.middleware import REQUESTS, new_request_id
+from service.middleware import PROBES, REQUESTS, new_request_id
 from service.problems import MEDIA_TYPE, problem_body
 from service.refusals import Reason, count
 from service.settings import Settings
@@ -21,6 +21,7 @@ from service.settings import Settings
 _FILES = 256  # that the process needs besides its connections
 _LINGER = 0.5  # seconds
 _LARGEST_HEAD = 64 * 2**10  # bytes; neither the parser nor uvicorn knows a bound
+_PROBES = frozenset(map(str.encode, PROBES))
 _PIPELINE = 32  # requests that a connection may send before the first is answered
 
 
@@ -99,7 +100,7 @@ class TimedProtocol(HttpToolsProtocol):
         if self.parser.should_upgrade():
             return
         free = self.cycle is None or self.cycle.response_complete
-        if free and self.load.full and self.url.startswith(b"/v1/"):
+        if free and self.load.full and self.url not in _PROBES:
             self._shed()
             return
         self._idle.pop(self, None)

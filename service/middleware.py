@@ -23,6 +23,7 @@ from service.settings import Settings
 
 _UNTIMED = "/v1/index/reload"  # the operator's, who waits for it; a body is let lie
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+PROBES = frozenset({"/healthz", "/readyz", "/metrics"})  # asked for every few seconds, and never turned away
 _PIECE = 256 * 2**10  # bytes of an answer that a client must take in `body_timeout`
 _SECONDS = re.compile(rb"[0-9]{1,9}(\.[0-9]{1,9})?")
 
@@ -118,7 +119,7 @@ class RequestGuard:
                 timer = loop.call_at(due, look)  # noqa: F821 (deleted at the end)
 
         refusal: _Refused | None = None
-        counts = scope["path"].startswith("/v1/")
+        counts = scope["path"] not in PROBES
         self.load.requests += counts
         try:
             if counts and self.load.full:  # what the connection lets through: other spellings of the path, pipelines

@@ -306,6 +306,7 @@ def test_what_the_loop_has_no_time_for_is_refused_at_its_head(index: Path, monke
             assert client.get("/readyz").status_code == 200
             assert client.head("/v1/search/images").status_code == 503  # without a body, or the next would be misread
             assert client.post("/%761/search/images", json=body).status_code == 503
+            assert client.get("/page/app.js").status_code == 503  # as dear as a search, and anybody's
             assert client.get("/readyz").status_code == 200
             with connect(port) as old:
                 old.sendall(b"POST /v1/search/images HTTP/1.0\r\nContent-Length: 1\r\n\r\nx")

@@ -80,7 +80,7 @@ class TimedProtocol(HttpToolsProtocol):
         if self._unused > _LARGEST_HEAD and not self.transport.is_closing():
             count("too_large")
             detail = f"the request's head has more than the {_LARGEST_HEAD:,} bytes allowed"
-            self._refuse("431 Request Header Fields Too Large", detail, new_request_id([]), {"Connection": "close"})
+            self._refuse("431 Request Header Fields Too Large", detail, new_request_id(), {"Connection": "close"})
             self.transport.close()
 
     def _should_upgrade(self) -> bool:
@@ -123,7 +123,7 @@ class TimedProtocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """A problem as all others, and no line in the log for whoever sends nonsense."""
         count("invalid_http")
-        self._refuse("400 Bad Request", msg, new_request_id([]), {"Connection": "close"})
+        self._refuse("400 Bad Request", msg, new_request_id(), {"Connection": "close"})
         self.transport.close()
 
     def _shed(self) -> None:
@@ -132,7 +132,8 @@ class TimedProtocol(HttpToolsProtocol):
         keep = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
         more = {"Retry-After": "5", **({} if keep else {"Connection": "close"})}
         detail = "the service is too busy: try again later"
-        self._refuse("503 Service Unavailable", detail, new_request_id(self.headers), more)
+        request_id = new_request_id(dict(self.headers).get(b"x-request-id", b""))
+        self._refuse("503 Service Unavailable", detail, request_id, more)
         if keep:
             self._wait_for_head()
         else:

@@ -77,7 +77,7 @@ class DecoderProcess:
                 stdout=subprocess.DEVNULL,
             )
 
-        # Waited for here, so that it is not taken for the time that a picture needs, nor its word for a picture's answer.
+        # Waited for here: it is not the time that a picture needs, and its word not the answer to one.
         try:
             if not self._channel.recv(1):
                 raise ChildProcessError(errno.ECHILD, "it ended at once")

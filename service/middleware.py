@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import re
 import time
-import uuid
-from collections.abc import Iterable, MutableMapping
+from collections.abc import MutableMapping
 from typing import Any
 
 from prometheus_client import Counter, Histogram
@@ -31,12 +31,9 @@ REQUESTS = Counter("crossmodal_requests_total", "Requests answered", ["method", 
 SECONDS = Histogram("crossmodal_request_seconds", "Seconds from the request's head to the answer's end", ["route"])
 
 
-def new_request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
-    """The client's own, where its X-Request-ID is one."""
-    for name, value in headers:
-        if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
-            return value.decode()
-    return uuid.uuid4().hex
+def new_request_id(given: bytes = b"") -> str:
+    """The client's own X-Request-ID, where it is one."""
+    return given.decode() if _REQUEST_ID.fullmatch(given) else os.urandom(16).hex()
 
 
 class RequestGuard:
@@ -60,7 +57,7 @@ class RequestGuard:
             await self.app(scope, receive, send)
             return
         headers = dict(scope["headers"])
-        request_id = new_request_id(scope["headers"])
+        request_id = new_request_id(headers.get(b"x-request-id", b""))
         scope["request_id"] = request_id
         REQUEST_ID.set(request_id)
         began, status, received, sending, answered = time.monotonic(), 500, 0, 0, False
@@ -177,7 +174,7 @@ class RequestGuard:
 
 
 async def _in_pieces(message: MutableMapping[str, Any], send: Send) -> None:
-    """The next is sent once the one before has been taken, so that the request lasts until all but the last has been."""
+    """Each is sent once the one before has been taken, so that the request lasts until all but the last has been."""
     body, more = memoryview(message.get("body", b"")), message.get("more_body", False)
     for end in range(_PIECE, max(1, len(body)) + _PIECE, _PIECE):
         piece = bytes(body[end - _PIECE : end])

@@ -138,7 +138,7 @@ def test_one_that_starts_too_slowly_gives_no_other_pixels(monkeypatch: pytest.Mo
     decoders = Decoders(PREPROCESS, isolated=True, max_bytes=2**20, max_pixels=10**8, timeout=30)
     monkeypatch.setattr("service.decoders._START", 0.001)
     decoders.prepare()
-    with pytest.raises(Problem, match="cannot be started: not in 0.001 s"):
+    with pytest.raises(Problem, match="cannot be started: not in"):
         decoders.decode_all([jpeg()])
     assert decoders.pids == []
 

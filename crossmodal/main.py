@@ -32,8 +32,13 @@ def main() -> None:
     except Exception as error:
         if not _is_expected(error):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_told(error)}", file=sys.stderr)
         sys.exit(1)
+
+
+def _told(error: Exception) -> str:
+    """What is wrong, in one line: YAML's and other libraries' errors have several."""
+    return "; ".join(line.strip() for line in str(error).splitlines() if line.strip()) or type(error).__name__
 
 
 def _is_expected(error: Exception) -> bool:

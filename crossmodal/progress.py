@@ -38,13 +38,14 @@ def _bar(what: str) -> Iterator[Report]:
 
 def _lines(what: str) -> Iterator[Report]:
     began = last = time.monotonic()
+    told = None
 
     def report(done: int, total: int | None) -> None:
-        nonlocal last
+        nonlocal last, told
         now = time.monotonic()
-        if now - last < _PLAIN_EVERY and done != total:
+        if done == told or (now - last < _PLAIN_EVERY and done != total):
             return
-        last = now
+        last, told = now, done
         rate = done / max(now - began, 1e-6)
         left = f", {(total - done) / rate:.0f} s left" if total and rate else ""
         print(f"{what}: {done:,}{f' of {total:,}' if total else ''} ({rate:,.0f}/s{left})", file=sys.stderr, flush=True)

@@ -13,6 +13,11 @@ class DualEncoderError(Exception):
     """Base of this package's errors; the message is one clear line."""
 
 
+def brief(error: BaseException) -> str:
+    """The first line of what an exception says; its type where it says nothing, as a bare assertion does."""
+    return next(filter(str.strip, str(error).splitlines()), type(error).__name__)[:300]
+
+
 class ModelError(DualEncoderError):
     """A model reference that cannot be loaded."""
 

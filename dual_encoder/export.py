@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dual_encoder.encoder import FORMAT, rows_of
-from dual_encoder.errors import DualEncoderError, ModelError
+from dual_encoder.errors import DualEncoderError, ModelError, brief
 from dual_encoder.files import in_native_code, sha256, staged
 from dual_encoder.hf_tokenizer import write_hf_tokenizer
 from dual_encoder.open_clip_model import OpenClipModel, load_open_clip
@@ -235,7 +235,7 @@ def _to_onnx(tower: Any, inputs: dict[str, tuple[Any, dict[int, Any]]], path: Pa
                 optimize=True,
             )  # fmt: skip
         except Exception as error:
-            raise ModelError(f"the {path.stem} tower cannot be exported: {str(error).splitlines()[0][:300]}") from None
+            raise ModelError(f"the {path.stem} tower cannot be exported: {brief(error)}") from None
     assert program is not None
     _forget_where(program.model)
     program.save(str(path), external_data=size > _PROTOBUF_LIMIT)
@@ -335,26 +335,7 @@ def _measure_parity(
     noise = rng.integers(0, 256, (5, 24, 24, 3), dtype=np.uint8)
     pictures = [Image.fromarray(n).resize((width, height), Image.Resampling.BICUBIC) for n in noise]
     pixels = np.stack([source.preprocess(p) for p in pictures])
-    words = [
-        "a",
-        "photo",
-        "of",
-        "two",
-        "red",
-        "cats",
-        "left",
-        "of",
-        "the",
-        "big",
-        "blue",
-        "house",
-        "in",
-        "the",
-        "snow",
-        "一张照片",
-        "红色",
-        "猫",
-    ]
+    words = "a photo of two red cats left of the big blue house in the snow 一张照片 红色 猫".split()
     texts = [" ".join(rng.choice(words, n)) for n in (1, 3, 7, 12, 25)] + [" ".join(words * 20)]
     tokens = source.tokenizer(texts)
     rows = rows_of(tokens.numpy())

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dual_encoder.errors import ModelError
+from dual_encoder.errors import ModelError, brief
 from dual_encoder.files import in_native_code
 from dual_encoder.tokenizer import clean as cleaned
 from dual_encoder.tokenizer import clean_kind
@@ -54,7 +54,7 @@ def write_hf_tokenizer(theirs: Any, out: Path) -> dict[str, Any]:
     try:
         wanted = theirs(trial).numpy()  # also sets cutting and padding, which the file then keeps
     except ValueError as error:  # no padding token
-        raise ModelError(f"its tokenizer does not work: {str(error).splitlines()[0][:200]}") from None
+        raise ModelError(f"its tokenizer does not work: {brief(error)}") from None
     with in_native_code(out / "tokenizer.json"):
         inner.save_pretrained(out)
         inner.backend_tokenizer.save(str(out / "tokenizer.json"))

@@ -44,9 +44,9 @@ def open_image(
 ) -> DecodedImage:
     """Decode a picture.
 
-    With `target_side` (px), a JPEG whose shorter side is more than twice that is decoded at a reduced scale that
-    still leaves at least twice the target. Of an animation or of several pages the first alone is decoded; transparency
-    lies over white.
+    With `target_side` (px), a JPEG (or an MPO, as phones write: several JPEGs in one file) whose shorter side is more
+    than twice that is decoded at a reduced scale that still leaves at least twice the target. Of an animation or of
+    several pages the first alone is decoded; transparency lies over white.
 
     Raises ImageError: empty, too large in bytes or pixels, no picture, truncated or broken.
     """
@@ -80,7 +80,7 @@ def _decode(image: Image.Image, target_side: int | None, max_pixels: int) -> Dec
     if width * height > max_pixels:
         raise ImageError(f"the picture has {width:,} × {height:,} px, more than the {max_pixels:,} pixels allowed")
     image_format = image.format or "?"
-    if target_side and image_format == "JPEG" and min(width, height) > 2 * target_side:
+    if target_side and image_format in ("JPEG", "MPO") and min(width, height) > 2 * target_side:
         # draft() picks the smallest of 1/1 … 1/8 that still covers the size asked for
         scale = 2 * target_side / min(width, height)
         image.draft(None, (max(1, int(width * scale)), max(1, int(height * scale))))

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from dual_encoder.errors import ModelError, RuntimeMissing
+from dual_encoder.errors import ModelError, RuntimeMissing, brief
 from dual_encoder.preprocess import Preprocess
 from dual_encoder.record import check_weights
 from dual_encoder.reference import ModelReference
@@ -59,14 +59,14 @@ def load_open_clip(reference: ModelReference, *, trust_pickle: bool = False) -> 
 
     if reference.directory is not None:
         check_weights(reference.directory)
-    if reference.kind == "random":
-        print(f"warning: {reference.name} has random weights: for tests and benchmarks only", file=sys.stderr)
     source = {
         "directory": f"local-dir:{reference.directory}",
         "hub": f"hf-hub:{reference.repository}",
     }.get(reference.kind, reference.architecture)
     if reference.kind in ("random", "tag") and open_clip.get_model_config(reference.architecture) is None:
         raise ModelError(f"model {reference.name!r}: open_clip knows no architecture {reference.architecture!r}")
+    if reference.kind == "random":
+        print(f"warning: {reference.name} has random weights: for tests and benchmarks only", file=sys.stderr)
     try:
         if reference.revision is not None:
             source = f"local-dir:{_snapshot(reference)}"
@@ -85,7 +85,7 @@ def load_open_clip(reference: ModelReference, *, trust_pickle: bool = False) -> 
     except ModelError:
         raise
     except Exception as error:  # open_clip raises whatever its parts raise
-        raise ModelError(f"model {reference.name!r} cannot be loaded: {str(error).splitlines()[0][:300]}") from None
+        raise ModelError(f"model {reference.name!r} cannot be loaded: {brief(error)}") from None
     if config is None:
         raise ModelError(f"model {reference.name!r}: open_clip gives no config for it")
     preprocess = Preprocess.from_config(open_clip.get_model_preprocess_cfg(model))

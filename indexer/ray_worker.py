@@ -98,7 +98,7 @@ class Worker:
         return Encoded(np.concatenate([self._none(), *vectors]), [held[place][1] for place in chosen], said)
 
     def _encode(self, held: list[tuple[Image.Image | None, bytes | None]], places: list[int]) -> Floats:
-        pixels = np.stack([self._encoder.preprocess(held[place][0]) for place in places])
+        pixels = np.stack([self._encoder.prepare(held[place][0]) for place in places])
         vectors: Floats = self._encoder.encode_pixels(pixels)
         return vectors
 

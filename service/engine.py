@@ -20,9 +20,11 @@ from service.encoding import QueryEncoder
 from service.errors import Problem
 from service.fetch import Allowance, Fetcher
 from service.finder import Wanted, find
+from service.logs import logger
 from service.schemas import ImageInput, Query, QueryPart
 from service.settings import Settings
 from service.threads import share
+from vector_index import Snapshot as IndexSnapshot
 from vector_index import SnapshotCorrupt, UnknownId, VectorIndexError
 from vector_index.store import Collection, Snapshot, Store, open_store
 
@@ -30,6 +32,8 @@ Vector = NDArray[np.float32]
 T = TypeVar("T")
 
 READ_THROUGH = "_CROSSMODAL_READ_THROUGH"  # environment: the snapshot that the process above has read through already
+
+log = logger("crossmodal.index")
 
 _QUERIES = 64  # most in one FAISS search
 _ROWS = 10_000  # most hits of the deep searches in one batch
@@ -57,7 +61,6 @@ class Engine:
             device=settings.device,
             runtime=settings.runtime,
             precision=settings.precision,
-            streams=threads.streams,
             threads=threads.encoder,
             lazy=lazy,
             verify=settings.verify and not lazy and READ_THROUGH not in os.environ,
@@ -117,6 +120,11 @@ class Engine:
         known = snapshot.name == os.environ.get(READ_THROUGH)
         if self.settings.verify and not known and (problems := snapshot.check_files()):
             raise SnapshotCorrupt(f"{snapshot.name}: {'; '.join(problems)}")
+        if self.encoder.runtime.takes_bytes and isinstance(snapshot, IndexSnapshot):
+            device = self.settings.device if self.settings.device.startswith("cuda") else "cuda"
+            for name, collection in (("images", snapshot.images), ("texts", snapshot.texts)):
+                if not collection.hold(device):
+                    log.warning("exact search stays on the CPU: the GPU has no room", collection=name)
         return snapshot
 
     @property
@@ -227,7 +235,8 @@ class Engine:
     async def read(self, work: Callable[[], bytes]) -> bytes:
         """Run what reads a file of the corpus. Raises Problem 503 where there is no time for it."""
         self._admission.foresee(lambda: (self._reader.wait(self._read), self._read.seconds(1)))
-        return await self._read(work, 1)
+        data: bytes = await self._read(work, 1)
+        return data
 
 
 def _read_ahead(snapshot: Snapshot) -> None:

@@ -61,7 +61,7 @@ class RequestGuard:
         scope["request_id"] = request_id
         REQUEST_ID.set(request_id)
         began, status, received, sending, answered = time.monotonic(), 500, 0, 0, False
-        untimed = scope["path"] == _UNTIMED
+        untimed, counts = scope["path"] == _UNTIMED, scope["path"] not in PROBES
         arriving = not untimed and (b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0")
 
         async def counted() -> Message:
@@ -116,7 +116,6 @@ class RequestGuard:
                 timer = loop.call_at(due, look)  # noqa: F821 (deleted at the end)
 
         refusal: _Refused | None = None
-        counts = scope["path"] not in PROBES
         self.load.requests += counts
         try:
             if counts and self.load.full:  # what the connection lets through: other spellings of the path, pipelines

@@ -12,7 +12,7 @@ from service.logs import Form, Level
 
 
 class Settings(BaseSettings):
-    """Read when constructed, never at import. Raises ValueError, a line that names the variables."""
+    """Read when constructed, never at import."""
 
     model_config = SettingsConfigDict(
         env_prefix="CROSSMODAL_", protected_namespaces=(), extra="ignore", env_ignore_empty=True
@@ -70,12 +70,18 @@ class Settings(BaseSettings):
     drain_delay: float = Field(0.0, ge=0, description="seconds to serve on, not ready, once told to stop")
     drain_timeout: float = Field(30.0, gt=0, description="seconds that what is being answered then has")
 
-    def __init__(self, **given: Any) -> None:
-        try:
-            super().__init__(**given)
-        except ValidationError as error:
-            found = error.errors(include_url=False, include_input=False)  # which may be a secret
-            raise ValueError("; ".join(f"CROSSMODAL_{str(e['loc'][0]).upper()}: {e['msg']}" for e in found)) from None
-        except SettingsError as error:
-            name = str(error).split('"')[1].upper()
-            raise ValueError(f"CROSSMODAL_{name}: not JSON: {error.__cause__}") from None
+
+def read_settings(**given: Any) -> Settings:
+    """What the environment says, but for what is given. Raises ValueError, in a line that names the variable."""
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        first = error.errors(include_input=False)[0]
+        name, *place = map(str, first["loc"])
+        raise ValueError(f"{': '.join([_variable(name), *place])}: {first['msg']}") from None
+    except SettingsError as error:  # a list; its message has the name in quotes
+        raise ValueError(f'{_variable(str(error).split(chr(34))[1])}: JSON is expected, such as ["a", "b"]') from None
+
+
+def _variable(name: str) -> str:
+    return f"CROSSMODAL_{name.upper()}"

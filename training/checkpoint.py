@@ -7,6 +7,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+from dual_encoder.errors import brief
 from dual_encoder.files import fsync
 from training.model import TrainingError
 
@@ -28,7 +29,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     except (OSError, RuntimeError) as error:  # torch's writer reports a full disk as a RuntimeError
         unfinished.unlink(missing_ok=True)
         cause = error.__context__ if isinstance(error.__context__, OSError) else error
-        reason = getattr(cause, "strerror", None) or str(cause).splitlines()[0]
+        reason = getattr(cause, "strerror", None) or brief(cause)
         raise TrainingError(f"could not write {path}: {reason}; the last good checkpoint is kept") from None
 
 

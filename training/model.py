@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dual_encoder.errors import ModelError
+from dual_encoder.errors import ModelError, brief
 from dual_encoder.files import in_native_code, sha256, staged
 from dual_encoder.preprocess import Preprocess
 from dual_encoder.record import write_record
@@ -89,7 +89,7 @@ def _from_scratch(name: str) -> Student:
     try:
         model = _build(architecture)
     except Exception as error:  # open_clip raises whatever its parts raise
-        raise TrainingError(f"model: open_clip cannot build {name}: {str(error).splitlines()[0][:300]}") from None
+        raise TrainingError(f"model: open_clip cannot build {name}: {brief(error)}") from None
     return Student(model, architecture, preprocess, _tokenizer(architecture), pretrained=False)
 
 

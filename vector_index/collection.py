@@ -53,6 +53,14 @@ class Collection:
         """Rows that are not deleted."""
         return sum(segment.count for segment in self.segments)
 
+    def hold(self, device: str) -> bool:
+        """Compare with every vector on this device, where that is how segments are searched.
+
+        Filters and deleted rows stay with the CPU; so does a segment that the device has no room for: False.
+        """
+        held = [segment.hold(device) for segment in self.segments]
+        return all(held)
+
     def parse_filter(self, value: Any) -> Filter:
         """Check a filter as JSON has it. Raises: BadFilter."""
         return Filter.parse(value, self.schema)
@@ -212,7 +220,8 @@ class Collection:
         total = pa.concat_tables(counted)
         if len(counted) > 1:
             total = total.group_by("value").aggregate([("count", "sum")]).rename_columns(["value", "count"])
-        best = total.take(pc.select_k_unstable(total, most, [("count", "descending"), ("value", "ascending")]))
+        keys: Any = [("count", "descending"), ("value", "ascending")]
+        best: Any = total.take(pc.select_k_unstable(total, most, keys))  # type: ignore[call-overload]
         found = list(zip(best["value"].to_pylist(), best["count"].to_pylist(), strict=True))
         with self._lock:
             self._counted[key] = found

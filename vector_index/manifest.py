@@ -136,4 +136,5 @@ def read_manifest(snapshot: Path) -> Manifest:
     try:
         return Manifest.model_validate_json(content)
     except ValidationError as error:
-        raise SnapshotCorrupt(f"{path}: {error}") from error
+        first = error.errors()[0]
+        raise SnapshotCorrupt(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error

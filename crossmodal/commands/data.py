@@ -42,7 +42,7 @@ def scenes(
 def prepare(
     source: Annotated[str, typer.Argument(help="A folder (captions in a.txt beside a.jpg), a table, or .tar shards.")],
     out: Annotated[Path, typer.Option(help="Folder for the prepared data.")],
-    captions: Annotated[Path | None, typer.Option(help="A table of image and caption for a folder.")] = None,
+    captions: Annotated[str | None, typer.Option(help="A table of `image` and `caption` for a folder.")] = None,
     split: Annotated[str, typer.Option(help="Splits and their shares.")] = "train=0.95,val=0.02,test=0.03",
     honour_split: Annotated[bool, typer.Option("--honour-split", help="Take the column split where it says.")] = False,
     seed: Annotated[int, typer.Option(help="Another seed deals the pictures to other splits.")] = 0,

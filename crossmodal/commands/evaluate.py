@@ -44,7 +44,7 @@ def evaluate(
     ] = None,
     html: Annotated[Path | None, typer.Option(help="Also write a report to this file.")] = None,
     runtime: Annotated[str, typer.Option(help="auto, openvino, torch")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, bf16, fp32, int8")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, bf16, fp32; fp16 on a GPU; int8")] = "auto",
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Retrieval both ways, zero-shot classification, hard negatives, and one model against another."""
@@ -67,8 +67,8 @@ def evaluate(
     from training.evaluation import probe_data as tables
     from training.evaluation import probes as scenes
 
-    if html is not None and not html.absolute().parent.is_dir():
-        raise ValueError(f"{html}: no such folder")
+    if html is not None and (html.is_dir() or not html.absolute().parent.is_dir()):
+        raise ValueError(f"{html}: {'a folder' if html.is_dir() else 'no such folder'}")
     encoder = load_encoder(model, runtime=runtime, precision=precision)
     other = load_encoder(compare, runtime=runtime, precision=precision) if compare else None
     figures: dict[str, Any] = {"model": encoder.reference}

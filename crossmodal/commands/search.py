@@ -61,10 +61,13 @@ def _search(
     import json
     import time
 
+    from pydantic import ValidationError
+
     from service.answer import answer
     from service.engine import Engine
+    from service.problems import explain
     from service.schemas import SearchRequest
-    from service.settings import Settings
+    from service.settings import read_settings
 
     query: dict[str, Any] = {"text": text}
     picture = b""
@@ -77,10 +80,12 @@ def _search(
             options[name] = None if value is None else json.loads(value)
         except ValueError as error:
             raise ValueError(f"--{name}: not JSON: {error}") from None
-    wanted = SearchRequest.model_validate(options)
+    try:
+        wanted = SearchRequest.model_validate(options)
+    except ValidationError as error:
+        raise ValueError(explain(error.errors())) from None
     given = place(index, store) | ({} if model is None else {"model": model})
-    settings = Settings(**given)
-    engine = Engine(settings, lazy=True)
+    engine = Engine(read_settings(**given), lazy=True)
     try:
         found = asyncio.run(answer(engine, target, wanted, time.perf_counter(), picture))  # type: ignore[arg-type]
     finally:

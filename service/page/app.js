@@ -7,7 +7,8 @@ const WORDS = {
     none: "Nothing found.", busy: "Searching…", failed: "The service cannot be reached.",
     gone: "That picture was not kept: choose it again.", other: "中文", open: "Open picture",
     locked: "This service needs a key", unlock: "Use", badKey: "That key is not good here.",
-    about: (p, c, m) => `${p} pictures, ${c} captions, model ${m}`, found: (n, ms) => `${n} results in ${ms} ms`,
+    about: (p, c, m) => `${p} pictures, ${c} captions, model ${m}`, found: (n, ms) => `${n} ${n === 1 ? "result" : "results"} in ${ms} ms`,
+    results: "Results", later: (s) => `Too many requests at the moment: try again in ${s} s.`,
   },
   zh: {
     label: "描述您要找的图片", placeholder: "例如：红色星形，或把图片拖到这里", choose: "选择图片…", search: "搜索",
@@ -16,6 +17,7 @@ const WORDS = {
     gone: "该图片未被保留，请重新选择。", other: "English", open: "打开图片",
     locked: "此服务需要密钥", unlock: "使用", badKey: "该密钥无效。",
     about: (p, c, m) => `${p} 张图片，${c} 条说明，模型 ${m}`, found: (n, ms) => `${n} 条结果，用时 ${ms} 毫秒`,
+    results: "搜索结果", later: (s) => `目前请求过多，请在 ${s} 秒后重试。`,
   },
 };
 const EXAMPLES = [
@@ -34,16 +36,15 @@ function setLanguage(language) {
   words = WORDS[language];
   document.documentElement.lang = language === "zh" ? "zh-CN" : "en";
   translate(document);
-  $("#text").placeholder = words.placeholder;
-  $("#file").setAttribute("aria-label", words.choose);
+  $("h1 a").search = state().has("lang") ? `lang=${language}` : "";
   $("#language").textContent = words.other;
   $("#language").lang = language === "zh" ? "en" : "zh";
   showAbout();
 }
 
 function translate(root) {
-  for (const element of root.querySelectorAll("[data-text]")) {
-    if (element.dataset.text in words) element.textContent = words[element.dataset.text];
+  for (const [kind, property] of [["text", "textContent"], ["label", "ariaLabel"], ["placeholder", "placeholder"]]) {
+    for (const element of root.querySelectorAll(`[data-${kind}]`)) element[property] = words[element.dataset[kind]];
   }
 }
 
@@ -65,6 +66,7 @@ async function ask(url, options = {}) {
     $("#unlock").hidden = false;
     throw new Error(key ? words.badKey : words.locked);
   }
+  if (answer.headers.has("Retry-After")) throw new Error(words.later(answer.headers.get("Retry-After")));
   return answer;
 }
 
@@ -181,6 +183,7 @@ const thumbnail = (id) => `/v1/images/${encodeURIComponent(id)}/thumbnail`;
 
 function show(kind, hits) {
   const list = $("#results");
+  if (list.contains(document.activeElement)) list.focus(); // what was pressed goes, the place in the page stays
   list.className = kind;
   list.replaceChildren(...hits.map(kind === "images" ? picture : caption));
 }
@@ -217,7 +220,7 @@ function caption(hit) {
     const button = document.createElement("button");
     const image = document.createElement("img");
     load(image, thumbnail(id));
-    image.alt = words.more;
+    image.alt = `${words.more}: ${hit.text}`;
     button.type = "button";
     button.append(image);
     button.addEventListener("click", () => {

@@ -32,7 +32,7 @@ def run_here(*words: Words) -> CompletedProcess[str]:
 
 
 def fails(code: int, *words: Words, says: str, run: Callable[..., CompletedProcess[str]] = run_here) -> None:
-    """It ends with this code and says this, in one line if it is no bad usage, and prints nothing."""
+    """It ends with this code and says this, in a line of its own if it is no bad usage, and prints nothing."""
     result = run(*words)
     assert result.returncode == code, result.stderr
     assert says in " ".join(result.stderr.replace("│", " ").split())  # Rich draws a frame around bad usage
@@ -40,3 +40,4 @@ def fails(code: int, *words: Words, says: str, run: Callable[..., CompletedProce
     assert result.stdout == ""
     if code == 1:
         assert result.stderr.count("error:") == 1
+        assert says in result.stderr.splitlines()[-1]  # progress and warnings come before it

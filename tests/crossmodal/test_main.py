@@ -13,6 +13,7 @@ from tests.crossmodal import command as helper
 from tests.crossmodal.command import run
 
 fails = partial(helper.fails, run=run)
+here = helper.fails
 
 
 def test_help_names_every_command() -> None:
@@ -56,6 +57,24 @@ def test_errors_are_one_line(tmp_path: Path, index: Path) -> None:
     fails(1, "index", "build", tmp_path / "no", "--out", tmp_path / "i", says="no such file")
     fails(1, "model", "info", "/nowhere/model", says="/nowhere/model")
     fails(1, "train", tmp_path / "no.yaml", says="no.yaml")
+    (tmp_path / "bad.yaml").write_text("steps: [1\nout: x")
+    here(1, "train", tmp_path / "bad.yaml", says="bad.yaml: not YAML: while parsing a flow sequence; in")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("WORKERS", "many", "CROSSMODAL_WORKERS: Input should be a valid integer"),
+        ("CORS_ORIGINS", "https://a.example", 'CROSSMODAL_CORS_ORIGINS: JSON is expected, such as ["a", "b"]'),
+        ("TRUSTED_PROXIES", '["x"]', "CROSSMODAL_TRUSTED_PROXIES: 0: value is not a valid IPv4 or IPv6 network"),
+    ],
+)
+def test_a_bad_variable_is_named(
+    monkeypatch: pytest.MonkeyPatch, index: Path, name: str, value: str, says: str
+) -> None:
+    monkeypatch.setenv(f"CROSSMODAL_{name}", value)
+    here(1, "serve", index, says=says)
+    here(1, "search", index, "--text", "x", says=says)
 
 
 def test_another_model_is_refused(tmp_path: Path, index: Path) -> None:

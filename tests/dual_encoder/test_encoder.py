@@ -54,9 +54,10 @@ def test_the_bundled_files_are_small_and_whole() -> None:
 @pytest.mark.parametrize(
     "reference", ["", "/nowhere/at/all", "a/b/c", "no-such-arch", "no-such-arch/tag", "ViT-B-32/no-such-tag"]
 )
-def test_bad_references(reference: str) -> None:
+def test_bad_references(reference: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ModelError, match=reference.split("/")[0] or "model"):
         load_encoder(reference)
+    assert capsys.readouterr().err == ""  # no warning of random weights that there are not
 
 
 def test_bad_directories(tmp_path: Path) -> None:

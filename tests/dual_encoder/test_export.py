@@ -59,9 +59,9 @@ def test_8_bit_towers_of_another_export_are_not_served(tmp_path: Path) -> None:
         "files": dict.fromkeys(NEW, ""),
     }
     with pytest.raises(ModelError, match=r"model has no 8-bit towers; .* --int8"):
-        _runtime(folder, "int8", facts, 1, None, True)
+        _runtime(folder, "int8", facts, None, True)
     facts["files"] = dict.fromkeys(OLD, "")
-    assert _runtime(folder, "int8", facts, 1, None, True).precision == "int8"
+    assert _runtime(folder, "int8", facts, None, True).precision == "int8"
 
 
 def test_weights_that_do_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_most: Limit) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import numpy as np
 import pytest
@@ -73,8 +74,9 @@ def test_exif_orientation(orientation: int) -> None:
     assert decoded.image.size == (decoded.width, decoded.height) == upright
 
 
-def test_large_jpegs_are_decoded_at_reduced_scale() -> None:
-    data = encoded(Image.effect_noise((2000, 1600), 60).convert("RGB"), "JPEG")
+@pytest.mark.parametrize("options", [{}, {"format": "MPO", "save_all": True, "append_images": [RED]}])
+def test_large_jpegs_are_decoded_at_reduced_scale(options: dict[str, Any]) -> None:
+    data = encoded(Image.effect_noise((2000, 1600), 60).convert("RGB"), **{"format": "JPEG", **options})
     decoded = open_image(data, 224)
     assert (decoded.width, decoded.height) == (2000, 1600)
     assert 448 <= min(decoded.image.size) < 1600

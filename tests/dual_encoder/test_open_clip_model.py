@@ -178,3 +178,13 @@ def test_a_directory_without_weights_is_refused(tmp_path: Path) -> None:
         shutil.copyfile(TINY / name, tmp_path / name)
     with pytest.raises(ModelError, match=r"cannot be loaded: .*weights"):
         load_open_clip(parse_reference(str(tmp_path)))
+
+
+def test_what_open_clip_refuses_without_a_word_is_told_by_its_type(tmp_path: Path) -> None:
+    tower = {"image_size": 32, "layers": 1, "width": 32, "patch_size": 8, "head_width": 32, "pos_embed_type": "other"}
+    config = json.loads((TINY / "open_clip_config.json").read_text())
+    config["model_cfg"]["vision_cfg"] = tower
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
+    shutil.copyfile(TINY / "open_clip_model.safetensors", tmp_path / "open_clip_model.safetensors")
+    with pytest.raises(ModelError, match=r"cannot be loaded: ValueError$"):
+        load_open_clip(parse_reference(str(tmp_path)))

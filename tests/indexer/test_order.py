@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +22,10 @@ class Colours:
 
     reference, fingerprint, dim = "colours", "c" * 64, 4
     image_size = (4, 4)
+    streams = 1
 
-    @property
-    def preprocess(self) -> Callable[[Image.Image], NDArray[np.float32]]:
-        return lambda image: np.asarray(image.resize((4, 4), Image.Resampling.NEAREST), np.float32).transpose(2, 0, 1)
+    def prepare(self, image: Image.Image) -> NDArray[np.float32]:
+        return np.asarray(image.resize((4, 4), Image.Resampling.NEAREST), np.float32).transpose(2, 0, 1)
 
     def encode_pixels(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
         return unit(np.hstack([pixels.mean((2, 3)), np.ones((len(pixels), 1), np.float32)]))

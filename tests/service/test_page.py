@@ -120,6 +120,14 @@ def test_a_proxy_error(page: Page) -> None:
     expect(page.get_by_role("status")).to_have_text("The service cannot be reached.")
 
 
+def test_too_many_requests(browser: Browser, live_server: str) -> None:
+    page = browser.new_page()
+    page.route("**/v1/search/**", lambda route: route.fulfill(status=429, headers={"Retry-After": "7"}, body="{}"))
+    page.goto(f"{live_server}/?text=a heart&lang=zh")
+    expect(page.get_by_role("status")).to_have_text("目前请求过多，请在 7 秒后重试。")
+    page.close()
+
+
 def test_drop_and_paste(page: Page) -> None:
     make = """async (kind) => {
         const canvas = new OffscreenCanvas(64, 64); canvas.getContext("2d").fillRect(9, 9, 40, 40);
@@ -141,6 +149,9 @@ def test_drop_and_paste(page: Page) -> None:
 def test_chinese(page: Page) -> None:
     page.get_by_role("button", name="中文").click()
     expect(page.get_by_label("描述您要找的图片")).to_be_visible()
+    expect(page.locator("#file")).to_have_accessible_name("选择图片…")
+    page.get_by_role("link", name="Crossmodal").click()
+    expect(page).to_have_url(re.compile(r"/\?lang=zh$"))
     assert page.locator("html").get_attribute("lang") == "zh-CN"
     page.get_by_label("描述您要找的图片").fill("红色圆形")
     page.keyboard.press("Enter")
@@ -157,7 +168,10 @@ def test_keyboard_alone(page: Page) -> None:
         if page.evaluate("document.activeElement.className") == "more":
             break
     page.keyboard.press("Enter")
-    expect(page.locator("#query")).to_be_visible()
+    expect(page.get_by_role("status")).to_contain_text("23 results")
+    expect(page.get_by_role("list", name="Results")).to_be_focused()
+    page.keyboard.press("Tab")
+    expect(page.locator("#results a").first).to_be_focused()
 
 
 def test_what_is_wrong_is_said(page: Page) -> None:

@@ -33,8 +33,9 @@ def test_an_index_of_the_first_snapshots_reads() -> None:
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"format_version": 1}'])
 def test_what_is_not_a_manifest_is_corrupt(tmp_path: Path, content: str) -> None:
     (tmp_path / "manifest.json").write_text(content)
-    with pytest.raises(SnapshotCorrupt, match=r"manifest\.json"):
+    with pytest.raises(SnapshotCorrupt, match=r"manifest\.json") as caught:
         read_manifest(tmp_path)
+    assert "\n" not in str(caught.value)
 
 
 def test_another_format_version(tmp_path: Path) -> None:

@@ -38,6 +38,7 @@ def test_prepare(tmp_path: Path, scenes: Path) -> None:
         (["--split", "Train=1"], 1, "not a name"),
         (["--min-side", "9999"], 1, "nothing is left of 60 pictures"),
         (["--against", "/nowhere"], 1, "/nowhere"),
+        (["--captions", "https://a.example/b"], 1, "is not a folder: --captions goes with a folder"),
         (["--allow-leakage", "--drop-leakage"], 2, "exclude one another"),
         (["--near-radius", "99"], 2, "near-radius"),
     ],

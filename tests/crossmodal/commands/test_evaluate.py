@@ -89,5 +89,6 @@ def test_one_line_for_what_cannot_be_done(scenes: Path, tmp_path: Path) -> None:
     refused(1, *tiny, "--classes", scenes, "--label", "kind", says="no column 'kind'")
     refused(1, *tiny, "--compare", tmp_path / "model", says="no such directory")
     refused(1, *tiny, "--html", tmp_path / "no" / "r.html", says="r.html: no such folder")
+    refused(1, *tiny, "--html", tmp_path, says=f"{tmp_path}: a folder")
     refused(1, "--model", "tiny", "--probe-data", broken, says="broken.jsonl, row 1: no column 'negative'")
     refused(1, "--model", "tiny", "--probe", "--language", "fr", says="no captions in language 'fr'")

@@ -51,8 +51,13 @@ def test_an_approximate_index_shows_and_draws_its_curves(tmp_path: Path, scenes:
     assert picture.read_bytes().startswith(b"\x89PNG")
     found = run("search", tmp_path / "index", "--text", "a star", "--params", '{"efSearch": 40}', "--json")
     assert len(json.loads(found.stdout)["hits"]) == 10, found.stderr
-    for params, said in (('{"efSearch": 1000000000}', "from 1 to 10,000"), ("{", "--params: not JSON")):
-        fails(1, "search", tmp_path / "index", "--text", "a star", "--params", params, says=said)
+    for option, value, said in (
+        ("--params", '{"efSearch": 1000000000}', "from 1 to 10,000"),
+        ("--params", "{", "--params: not JSON"),
+        ("--params", '{"efSearch": "x"}', "params.efSearch: Input should be a valid integer"),
+        ("--filter", "[]", "error: filter: Input should be a valid dictionary"),
+    ):
+        fails(1, "search", tmp_path / "index", "--text", "a star", option, value, says=said)
 
 
 def test_bad_index_options(tmp_path: Path, scenes: Path, index: Path) -> None:

@@ -16,7 +16,7 @@ from dual_encoder import DualEncoder, load_encoder
 from service import intake
 from service.admission import QUEUED, Admission
 from service.batcher import Batcher
-from service.encoding import QueryEncoder
+from service.encoding import QueryEncoder, call_all
 from service.errors import Problem
 from service.fetch import Allowance, Fetcher
 from service.finder import Wanted, find
@@ -74,13 +74,13 @@ class Engine:
         self._searcher = Batcher("searcher", self.store.searchers, prepare=threads.limit_search)
         self._find = self._searcher.lane("search", find, _QUERIES)
         self._dig = self._searcher.lane("deep search", find, _ROWS)
-        self._call = self._searcher.lane("call", _call_all, 1)
-        self._warm = self._searcher.lane("warm", _call_all, 1)
+        self._call = self._searcher.lane("call", call_all, 1)
+        self._warm = self._searcher.lane("warm", call_all, 1)
         # Their own: values of millions of rows, or a corpus that is far away or hangs, keep no query waiting.
         self._counter = Batcher("counter", self.store.searchers)
-        self._count = self._counter.lane("facets", _call_all, 1)
+        self._count = self._counter.lane("facets", call_all, 1)
         self._reader = Batcher("content", _FILES)
-        self._read = self._reader.lane("content", _call_all, 1)
+        self._read = self._reader.lane("content", call_all, 1)
         self._admission = admission
         admission.search = lambda: self._searcher.wait(self._find)
         if not lazy:
@@ -144,7 +144,8 @@ class Engine:
 
     def note_queues(self) -> None:
         """Bring the metric of queued work up to date."""
-        for batcher in (self.queries.batcher, self.queries.decoder, self._searcher, self._counter, self._reader):
+        queries = self.queries
+        for batcher in (queries.batcher, queries.decoder, queries.reader, self._searcher, self._counter, self._reader):
             for lane in batcher.lanes:
                 QUEUED.labels(lane.name).set(lane.seconds(lane.pending) / batcher.workers)
 
@@ -199,9 +200,9 @@ class Engine:
     async def _bytes_of(self, image: ImageInput, allowance: Allowance) -> bytes:
         url = image.url or ""
         if image.base64 is not None:
-            return await self.queries.off_loop(partial(intake.from_base64, image.base64))
+            return await self.queries.off_loop(partial(intake.from_base64, image.base64), len(image.base64))
         if url[:5].lower() == "data:":
-            return await self.queries.off_loop(partial(intake.from_data_uri, url))
+            return await self.queries.off_loop(partial(intake.from_data_uri, url), len(url))
         return await self.fetcher.fetch(url, allowance)
 
     # --- search -------------------------------------------------------------------------------------------------------
@@ -260,10 +261,6 @@ def _warm(snapshot: Snapshot) -> None:
     query = np.full((1, snapshot.manifest.model.dim), snapshot.manifest.model.dim**-0.5, np.float32)
     for collection in (snapshot.images, snapshot.texts):
         collection.search(query, 1)
-
-
-def _call_all(works: Sequence[Callable[[], Any]]) -> list[Any]:
-    return [work() for work in works]
 
 
 def row_of(collection: Collection, id: str) -> int:

@@ -296,7 +296,7 @@ def test_one_text_does_not_wait_for_a_batch_job(index: Path) -> None:
     asyncio.run(main())
 
 
-@pytest.mark.parametrize("what", ["facets", "content", "thumbnail", "item", "id"])
+@pytest.mark.parametrize("what", ["facets", "content", "thumbnail", "item", "id", "long texts"])
 def test_a_flood_of_other_work_is_bounded_and_texts_live_through_it(
     index: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
@@ -313,6 +313,10 @@ def test_a_flood_of_other_work_is_bounded_and_texts_live_through_it(
             row_of = images.row_of
             if what == "facets":
                 monkeypatch.setattr(images, "value_counts", lambda *_: slow([]))
+            elif what == "long texts":
+                encoder = app.state.engine.encoder
+                rows = encoder.token_rows
+                encoder.token_rows = lambda texts: slow(rows(texts)) if len(texts[0]) > 200 else rows(texts)
             elif what == "content":
                 monkeypatch.setattr("corpus.files.read", lambda *_: slow(b"x"))
             else:
@@ -322,6 +326,8 @@ def test_a_flood_of_other_work_is_bounded_and_texts_live_through_it(
                 if what == "facets":
                     body = {"query": {"vector": [1.0] * images.dim}, "facets": ["shape"], "k": 1}
                     return await flood.http.post("/v1/search/images", json=body)
+                if what == "long texts":
+                    return await flood.http.post("/v1/embeddings", json={"input": "star " * 100})
                 if what == "id":
                     return await flood.http.get("/v1/search/images", params={"image_id": id, "k": 1})
                 return await flood.http.get(f"/v1/images/{id}" + ("" if what == "item" else f"/{what}"))

@@ -6,6 +6,7 @@ The file goes there and the pixels come back through shared memory: docs/reliabi
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import mmap
 import os
@@ -81,9 +82,13 @@ class DecoderProcess:
                 stdout=subprocess.DEVNULL,
             )
 
-        # Waited for here, so that it is not taken for the time that a picture needs.
-        with contextlib.suppress(OSError):
-            self._channel.recv(1)
+        # Waited for here: it is not the time that a picture needs, and its word not the answer to one.
+        try:
+            if not self._channel.recv(1):
+                raise ChildProcessError(errno.ECHILD, "it ended at once")
+        except OSError as error:
+            self._end()
+            raise error if error.errno else TimeoutError(errno.ETIMEDOUT, f"not in {_START:g} s") from None
         self._channel.settimeout(self._timeout)
 
     @property

@@ -142,6 +142,16 @@ def test_one_that_cannot_be_started_is_tried_again(monkeypatch: pytest.MonkeyPat
         decoders.close()
 
 
+def test_one_that_starts_too_slowly_gives_no_other_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its first word, that it is ready, was taken for the answer to a picture."""
+    decoders = Decoders(PREPROCESS, isolated=True, max_bytes=2**20, max_pixels=10**8, timeout=30)
+    monkeypatch.setattr("service.decoders._START", 0.001)
+    decoders.prepare()
+    with pytest.raises(Problem, match="cannot be started: not in"):
+        decoders.decode_all([jpeg()])
+    assert decoders.pids == []
+
+
 def test_the_process_ends_with_its_thread() -> None:
     pids: list[int] = []
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from service.server import worker
 from service.settings import Settings
 
 
@@ -23,3 +24,11 @@ def test_a_bad_variable(monkeypatch: pytest.MonkeyPatch, name: str, value: str, 
     with pytest.raises(ValueError, match=f"^CROSSMODAL_{name}: [^\\n]*{words}[^\\n]*$") as told:
         Settings()
     assert "secret" not in str(told.value)
+
+
+def test_a_worker_without_its_file_of_keys_is_one_that_cannot_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any other exit code, and the process above would start the next at once, for ever."""
+    monkeypatch.setenv("CROSSMODAL_KEYS_FILE", "/nowhere/keys.json")
+    with pytest.raises(SystemExit) as ended:
+        worker()
+    assert ended.value.code == 3

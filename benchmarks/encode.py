@@ -30,7 +30,8 @@ def main() -> None:
     given = options.parse_args()
     model, index = model_and_index(given.folder, seed=given.seed)
     threads = share()
-    encoder = load_encoder(str(model), streams=threads.streams, threads=threads.encoder)
+    encoder = load_encoder(str(model), threads=threads.encoder)
+    streams = encoder.streams
     words, files = captions(20_000, given.seed + 3), jpegs(48, 0.3, given.seed)
     rows = encoder.token_rows(words[:4096])
     pixels = np.stack([decode(encoder, file) for file in files[:16]])
@@ -51,12 +52,12 @@ def main() -> None:
         for turn in range(given.rounds + 1):  # the first warms up
             note(
                 "texts/s, bare encoder",
-                rate(lambda i: encoder.encode_rows(in_turn(rows, i, 32)), 32, threads.streams, given.seconds / 2),
+                rate(lambda i: encoder.encode_rows(in_turn(rows, i, 32)), 32, streams, given.seconds / 2),
             )
             note("texts/s, served", texts.drive(url, given.clients, given.seconds).per_second)
             note(
                 "images/s, bare encoder",
-                rate(lambda i: encoder.encode_pixels(pixels[:4]), 4, threads.streams, given.seconds / 2),
+                rate(lambda i: encoder.encode_pixels(pixels[:4]), 4, streams, given.seconds / 2),
             )
             note(
                 "images/s, bare decoder",

@@ -31,7 +31,7 @@ def main() -> None:
     threads = share()
     small = _int8(model, given.folder / "vit-b-32-int8", given.seed)
     sides: dict[str, DualEncoder] = {
-        precision: load_encoder(str(small), precision=precision, streams=threads.streams, threads=threads.encoder)
+        precision: load_encoder(str(small), precision=precision, threads=threads.encoder)
         for precision in ("auto", "int8")
     }
     whole = sides["auto"]
@@ -41,10 +41,9 @@ def main() -> None:
     got: dict[tuple[str, str], list[float]] = {}
     for turn in range(given.rounds + 1):  # the first warms up
         for encoder in sides.values():
-            texts = rate(
-                lambda i, e=encoder: e.encode_rows(in_turn(rows, i, 32)), 32, threads.streams, given.seconds / 2
-            )
-            images = rate(lambda i, e=encoder: e.encode_pixels(pixels[:4]), 4, threads.streams, given.seconds / 2)
+            streams, seconds = encoder.streams, given.seconds / 2
+            texts = rate(lambda i, e=encoder: e.encode_rows(in_turn(rows, i, 32)), 32, streams, seconds)
+            images = rate(lambda i, e=encoder: e.encode_pixels(pixels[:4]), 4, streams, seconds)
             if turn:
                 got.setdefault(("texts/s", encoder.runtime.precision), []).append(texts)
                 got.setdefault(("images/s", encoder.runtime.precision), []).append(images)

@@ -7,10 +7,11 @@ import os
 import platform
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+_VERSIONS = ("openvino", "faiss-cpu", "faiss-gpu", "fastapi", "uvicorn", "numpy")
 RESULTS = Path("benchmarks/results")
 
 
@@ -25,8 +26,15 @@ def conditions() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "load_average": round(os.getloadavg()[0], 2),
         "python": platform.python_version(),
-        **{name: version(name) for name in ("openvino", "faiss-cpu", "fastapi", "uvicorn", "numpy")},
+        **{name: found for name in _VERSIONS if (found := _version(name))},
     }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def save(name: str, seen: dict[str, Any], rows: Sequence[dict[str, Any]], out: Path | None = None, **more: Any) -> Path:

@@ -32,7 +32,7 @@ def main() -> None:
     model, index = model_and_index(given.folder, seed=given.seed)
     threads = share()
     threads.limit_search()
-    encoder = load_encoder(str(model), streams=threads.streams, threads=threads.encoder)
+    encoder = load_encoder(str(model), threads=threads.encoder)
     words = captions(2000, given.seed + 5)
     rows_of = [encoder.token_rows([text]) for text in words]
     small, large = jpegs(4, 0.3, given.seed), jpegs(2, 12, given.seed)

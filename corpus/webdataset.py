@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple, TypeAlias
 
 from corpus import remote
 from corpus.files import read_local
@@ -17,7 +17,19 @@ from corpus.folder import SUFFIXES
 from corpus.records import Record, Source, as_address, captions_of, file_stamp
 
 _CAPTIONS = (".txt", ".caption")
+_TEXTS = (*_CAPTIONS, ".json")
 _KNOWN = ("caption", "sha256", "width", "height")  # fields of img2dataset that the index finds out for itself
+
+
+class _Image(NamedTuple):
+    """Where a picture lies in a shard, in bytes."""
+
+    name: str
+    offset: int
+    length: int
+
+
+_Sample: TypeAlias = dict[str, _Image | str]  # suffix -> a picture, or a text
 
 
 @dataclass(frozen=True)
@@ -31,9 +43,10 @@ class _Shard:
 
 
 def open_shards(shards: Sequence[Path], root: Path) -> Source:
-    """Pictures with `.txt` or `.caption` captions and `.json` metadata.
+    """Pictures with `.txt` or `.caption` captions and `.json` metadata, wherever in their shard these lie.
 
-    A shard that is broken or cut short gives what lies before the break, then one record that cannot be read.
+    So a shard is gone through before its first picture comes, and its texts are held in memory. One that is broken or
+    cut short gives what lies before the break, then one record that cannot be read.
     """
     root = root.resolve()
 
@@ -61,73 +74,87 @@ def _records(shards: Iterable[_Shard]) -> Iterator[Record]:
 
 
 def _members(shard: _Shard) -> Iterator[Record]:
-    stamp = shard.stamp()
+    stamp, broken = shard.stamp(), ""
+    samples: list[_Sample] = []
     try:
         # Compressed, its pictures could not be read at random.
         with shard.open() as file, tarfile.open(fileobj=file, mode="r:") as tar:
-            key, group = "", dict[str, tarfile.TarInfo]()
-            for member in tar:
-                if not member.isfile():
-                    continue
-                folder, _, base = member.name.rpartition("/")
-                if base.startswith("."):  # as in a folder; macOS puts them beside each file
-                    continue
-                stem, dot, suffix = base.partition(".")
-                member_key = f"{folder}/{stem}"
-                if member_key != key and group:
-                    yield from _record(tar, shard, stamp, group)
-                    group = {}
-                key = member_key
-                group[(dot + suffix).lower()] = member
-            if group:
-                yield from _record(tar, shard, stamp, group)
+            _gather(tar, samples)
     except (tarfile.TarError, EOFError, OSError, ValueError) as error:
-        yield Record(
-            uri=as_address(shard.name), read=partial(_refuse, f"the shard is broken or cut short: {error}"), stamp=stamp
-        )
+        broken = f"the shard is broken or cut short: {error}"
+    for sample in samples:
+        yield from _record(shard, stamp, sample)
+    if broken:
+        yield Record(uri=as_address(shard.name), read=partial(_refuse, broken), stamp=stamp)
+
+
+def _gather(tar: tarfile.TarFile, samples: list[_Sample]) -> None:
+    """Fill `samples`, in the order of their first members; the one at which the shard breaks stays empty."""
+    latest: dict[str, _Sample] = {}
+    sample: _Sample = {}
+    try:
+        for member in tar:
+            folder, _, base = member.name.rpartition("/")
+            if not member.isfile() or base.startswith("."):  # as in a folder; macOS puts them beside each file
+                continue
+            stem, dot, rest = base.partition(".")
+            key, suffix = f"{folder}/{stem}", (dot + rest).lower()
+            if key not in latest or suffix in latest[key]:  # another sample
+                latest[key] = {}
+                samples.append(latest[key])
+            sample, kind = latest[key], suffix[suffix.rfind(".") :]
+            if kind in SUFFIXES:
+                sample[suffix] = _Image(member.name, member.offset_data, member.size)
+            elif kind in _TEXTS:
+                sample[suffix] = _text(tar, member)
+    except BaseException:
+        sample.clear()
+        raise
 
 
 def _refuse(reason: str) -> bytes:
     raise ValueError(reason)
 
 
-def _record(tar: tarfile.TarFile, shard: _Shard, stamp: str, group: dict[str, tarfile.TarInfo]) -> Iterator[Record]:
+def _record(shard: _Shard, stamp: str, sample: _Sample) -> Iterator[Record]:
     """The pictures of a sample: `a.jpg`, whatever `a.mask.png` is there; without it each of `a.1.jpg`, `a.2.jpg` …"""
-    parts: dict[str, dict[str, tarfile.TarInfo]] = {}
-    for suffix, member in group.items():
+    parts: dict[str, _Sample] = {}
+    for suffix, member in sample.items():
         before, _, last = suffix.rpartition(".")
         parts.setdefault(before, {})[f".{last}"] = member
-    images = {before: next((each[last] for last in each if last in SUFFIXES), None) for before, each in parts.items()}
+    images = {
+        before: next((member for member in each.values() if isinstance(member, _Image)), None)
+        for before, each in parts.items()
+    }
     for before in [""] if images.get("") else parts:
         if (image := images[before]) is not None:
-            yield _picture(tar, shard, stamp, image, parts[before])
+            yield _picture(shard, stamp, image, parts[before])
 
 
-def _picture(
-    tar: tarfile.TarFile, shard: _Shard, stamp: str, image: tarfile.TarInfo, beside: dict[str, tarfile.TarInfo]
-) -> Record:
+def _picture(shard: _Shard, stamp: str, image: _Image, beside: _Sample) -> Record:
     metadata: dict[str, Any] = {}
     captions: tuple[str, ...] = ()
-    for suffix, member in beside.items():
-        if suffix == ".json":
-            try:
-                parsed = json.loads(_text(tar, member))
-            except (ValueError, RecursionError):
-                continue
-            metadata = parsed if isinstance(parsed, dict) else {}
-        elif suffix in _CAPTIONS:
-            captions += captions_of(_text(tar, member))
+    for suffix, text in beside.items():
+        if not isinstance(text, str):
+            continue
+        if suffix in _CAPTIONS:
+            captions += captions_of(text)
+            continue
+        try:
+            parsed = json.loads(text)
+        except (ValueError, RecursionError):
+            continue
+        metadata = parsed if isinstance(parsed, dict) else {}
     captions = captions or captions_of(metadata.get("caption"))
     if isinstance(listed := metadata.get("captions"), list) and (not captions or captions[0] in listed):
         captions = captions_of(listed)  # of prepared pairs .txt has only the first
     metadata = {field: value for field, value in metadata.items() if field not in _KNOWN}
-    offset, length = image.offset_data, image.size
     return Record(
-        uri=as_address(f"{shard.name}#{image.name}"), read=partial(shard.read, offset, length), stamp=stamp,
-        captions=captions, metadata=metadata, offset=offset, length=length,
+        uri=as_address(f"{shard.name}#{image.name}"), read=partial(shard.read, image.offset, image.length), stamp=stamp,
+        captions=captions, metadata=metadata, offset=image.offset, length=image.length,
     )  # fmt: skip
 
 
 def _text(tar: tarfile.TarFile, member: tarfile.TarInfo) -> str:
     file = tar.extractfile(member)
-    return file.read().decode("utf-8", "replace") if file else ""
+    return file.read().decode("utf-8-sig", "replace") if file else ""

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from dual_encoder.openvino_runtime import OpenVinoRuntime
 
 FORMAT = 2  # of an exported directory
-_BATCH = 32  # pictures a call; more is no faster on a CPU
+_BATCH = 32  # more is no faster on a CPU
+_BATCH_ON_GPU = 128  # two of its largest pieces: one is copied while the other is computed
 
 
 class Runtime(Protocol):
@@ -29,9 +30,14 @@ class Runtime(Protocol):
 
     name: str
     precision: str
+    streams: int  # threads that may encode at once
+
+    @property
+    def takes_bytes(self) -> bool:
+        """Whether it is a GPU, which also takes pixels as uint8 (n, H, W, 3) and normalises them itself."""
 
     def encode_rows(self, rows: Sequence[NDArray[np.int64]]) -> NDArray[np.float32]: ...
-    def encode_pixels(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]: ...
+    def encode_pixels(self, pixels: NDArray[Any]) -> NDArray[np.float32]: ...
 
 
 class TokenizeTexts(Protocol):
@@ -45,7 +51,7 @@ class DualEncoder:
 
     `logit_scale` is 1/τ, the factor at which scores become logits; a model trained with the sigmoid loss has a
     `logit_bias` to add to them: the probability of a pair is sigmoid(logit_scale · score + logit_bias).
-    Encode from one thread at a time; `tokenize` and `preprocess` may run on any.
+    Encode from as many threads at a time as `streams`; `tokenize` and `preprocess` may run on any.
     """
 
     def __init__(
@@ -70,12 +76,33 @@ class DualEncoder:
         self.runtime = runtime
 
     @property
+    def streams(self) -> int:
+        """Calls that may be encoded at once; a call of many pictures or texts is itself spread over them."""
+        return self.runtime.streams
+
+    @property
     def image_size(self) -> tuple[int, int]:
         """(height, width) in px of what `preprocess` makes."""
         return self.preprocess.size
 
-    def encode_pixels(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Preprocessed pictures float32 (n, 3, H, W) -> float32 (n, dim)."""
+    @property
+    def batch(self) -> int:
+        """Pictures a call; more are no faster."""
+        return _BATCH_ON_GPU if self.runtime.takes_bytes else _BATCH
+
+    def prepare(self, image: Image.Image) -> NDArray[Any]:
+        """RGB picture -> what is best given to `encode_pixels`: float32 (3, H, W); for a GPU uint8 (H, W, 3).
+
+        A quarter of the bytes then go through the host's memory and over the bus.
+        """
+        return self.preprocess.crop(image) if self.runtime.takes_bytes else self.preprocess(image)
+
+    def encode_pixels(self, pixels: NDArray[Any]) -> NDArray[np.float32]:
+        """Pictures float32 (n, 3, H, W), preprocessed, or uint8 (n, H, W, 3), resized alone -> float32 (n, dim)."""
+        if not len(pixels):
+            return np.empty((0, self.dim), dtype=np.float32)
+        if pixels.dtype == np.uint8 and not self.runtime.takes_bytes:
+            pixels = self.preprocess.normalise(pixels)
         return _unit(self.runtime.encode_pixels(pixels))
 
     def encode_rows(self, rows: Sequence[NDArray[np.int64]]) -> NDArray[np.float32]:
@@ -97,9 +124,9 @@ class DualEncoder:
     def encode_images(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
         """RGB pictures -> float32 (n, dim)."""
         vectors = np.empty((len(images), self.dim), dtype=np.float32)
-        for start in range(0, len(images), _BATCH):
-            batch = images[start : start + _BATCH]
-            vectors[start : start + len(batch)] = self.encode_pixels(np.stack([self.preprocess(i) for i in batch]))
+        for start in range(0, len(images), self.batch):
+            batch = images[start : start + self.batch]
+            vectors[start : start + len(batch)] = self.encode_pixels(np.stack([self.prepare(i) for i in batch]))
         return vectors
 
 
@@ -109,7 +136,6 @@ def load_encoder(
     device: str = "auto",
     runtime: str = "auto",
     precision: str = "auto",
-    streams: int = 1,
     threads: int | None = None,
     lazy: bool = False,
     verify: bool = True,
@@ -117,15 +143,15 @@ def load_encoder(
     """Load the dual encoder that `reference` names.
 
     `runtime` is auto, openvino or torch: auto takes torch on a GPU, else OpenVINO, for which a model that is not yet
-    exported is exported once into the cache. `precision` is auto, bf16, fp32, or int8 where 8-bit towers were exported.
-    On a CPU without torch, `streams` batches may be encoded at once, on `threads` cores together, all by default;
-    `lazy` leaves each tower until it is first used. What an export consists of is compared with the SHA-256s in its
-    model.json; of what was compiled of it before, only if it is to `verify`, for that reads it all.
+    exported is exported once into the cache. `precision` is auto, bf16, fp32, on a GPU fp16, or int8 where 8-bit towers
+    were exported. OpenVINO computes on `threads` cores, all by default; `lazy` leaves each tower until it is first
+    used. What an export consists of is compared with the SHA-256s in its model.json; of what was compiled of it before,
+    only if it is to `verify`, for that reads it all.
     Raises ModelError, RuntimeMissing.
     """
     for name, value, allowed in [
         ("runtime", runtime, ("auto", "openvino", "torch")),
-        ("precision", precision, ("auto", "bf16", "fp32", "int8")),
+        ("precision", precision, ("auto", "bf16", "fp16", "fp32", "int8")),
     ]:
         if value not in allowed:
             raise ModelError(f"{name} {value!r} is not one of {', '.join(allowed)}")
@@ -136,15 +162,17 @@ def load_encoder(
         raise ModelError(f"runtime openvino runs on the CPU, not on {device}")
     if precision == "int8" and (runtime == "torch" or device != "cpu"):
         raise ModelError("precision int8 is OpenVINO's, on the CPU: leave runtime and device out")
+    if precision == "fp16" and device == "cpu":
+        raise ModelError("precision fp16 is for a GPU: on the CPU take bf16, fp32 or auto")
     if runtime == "auto":
         runtime = "openvino" if device == "cpu" and (precision == "int8" or _installed("openvino")) else "torch"
     if runtime == "openvino":
-        return _load_exported(parsed, precision, streams, threads, lazy, verify)
+        return _load_exported(parsed, precision, threads, lazy, verify)
     return _load_torch(parsed, device, precision)
 
 
 def _load_exported(
-    reference: ModelReference, precision: str, streams: int, threads: int | None, lazy: bool, verify: bool
+    reference: ModelReference, precision: str, threads: int | None, lazy: bool, verify: bool
 ) -> DualEncoder:
     directory = reference.directory
     if directory is None or not (directory / MODEL_JSON).is_file():
@@ -158,7 +186,7 @@ def _load_exported(
         check_files(directory, {name: facts["files"][name] for name in ("preprocess.json", "tokenizer.json")})
         preprocess = Preprocess.from_config(json.loads((directory / "preprocess.json").read_text("utf-8")))
         tokenizer = _load_tokenizer(directory, facts)
-        engine = _runtime(directory, precision, facts, streams, threads, verify)
+        engine = _runtime(directory, precision, facts, threads, verify)
         if not lazy:
             engine.compile()
         return DualEncoder(
@@ -178,16 +206,14 @@ def _load_exported(
 
 
 def _runtime(
-    directory: Path, precision: str, facts: dict[str, Any], streams: int, threads: int | None, verify: bool
+    directory: Path, precision: str, facts: dict[str, Any], threads: int | None, verify: bool
 ) -> OpenVinoRuntime:
     from dual_encoder.openvino_runtime import TOWERS, OpenVinoRuntime, int8_path, no_int8
 
     if precision == "int8" and not all(int8_path(directory, tower).name in facts["files"] for tower in TOWERS):
         raise no_int8(directory)  # those that lie there are of another export
     length, end = facts["context_length"], facts["end_of_text"]
-    return OpenVinoRuntime(
-        directory, precision, length, end, streams=streams, threads=threads, files=facts["files"], verify=verify
-    )
+    return OpenVinoRuntime(directory, precision, length, end, threads=threads, files=facts["files"], verify=verify)
 
 
 def _load_tokenizer(directory: Path, facts: dict[str, Any]) -> TokenizeTexts:
@@ -209,8 +235,6 @@ def _load_torch(reference: ModelReference, device: str, precision: str) -> DualE
     def tokenize(texts: list[str]) -> NDArray[np.int64]:
         return source.tokenizer(texts).numpy()  # type: ignore[no-any-return]
 
-    if precision == "auto":
-        precision = "bf16" if device.startswith("cuda") else "fp32"
     return DualEncoder(
         reference=reference.name,
         fingerprint=source.fingerprint,

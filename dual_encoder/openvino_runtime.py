@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from queue import LifoQueue
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from dual_encoder.compiled import Compiled
 from dual_encoder.errors import ModelError, RuntimeMissing
-from dual_encoder.packing import EndOfText, TextTower, in_sizes
+from dual_encoder.packing import EndOfText, Inputs, TextTower, in_sizes
 
 TOWERS = ("text", "image")
 _PICTURES = (16, 8, 4, 2, 1)  # a larger batch is cut into these: pictures gain nothing beyond them
@@ -32,7 +33,11 @@ def core() -> Any:
         import openvino
     except ImportError:
         raise RuntimeMissing("serving on a CPU needs OpenVINO: pip install 'crossmodal[cpu]'") from None
-    return openvino.Core()
+    made = openvino.Core()
+    # Two threads that are the first to look at a tensor would wait for each other: one holds the guard of a C++ static
+    # and wants the GIL back, the other has the GIL and waits at the guard.
+    openvino.Tensor(openvino.Type.f32, openvino.Shape([1])).data  # noqa: B018
+    return made
 
 
 class OpenVinoRuntime:
@@ -44,10 +49,14 @@ class OpenVinoRuntime:
     kept for the next start, which reads it through if it is to `verify`.
 
     A tower is compiled when it is first used, or by `compile`. As many threads as there are `streams` may encode at
-    once; they share `threads` cores, all by default.
+    once; they share `threads` cores, all by default. What one thread brings is spread over the streams too.
+
+    A stream has few cores, at best one: the threads of one call wait for the slowest of them at every layer, so that
+    whatever else takes a core for a moment idles the others.
     """
 
     name = "openvino"
+    takes_bytes = False
 
     def __init__(
         self,
@@ -56,7 +65,6 @@ class OpenVinoRuntime:
         context_length: int,
         end_of_text: EndOfText,
         *,
-        streams: int = 1,
         threads: int | None = None,
         files: Mapping[str, str] | None = None,
         verify: bool = True,
@@ -71,14 +79,15 @@ class OpenVinoRuntime:
             paths = [int8_path(directory, tower) for tower in TOWERS]
             if not all(path.is_file() for path in paths):
                 raise no_int8(directory)
+        threads = threads or len(os.sched_getaffinity(0))
+        self.streams = min(threads, max(2, threads // 4))
         options = {
             "INFERENCE_PRECISION_HINT": "bf16" if whole == "bf16" else "f32",
-            "NUM_STREAMS": str(streams),
+            "NUM_STREAMS": str(self.streams),
+            "INFERENCE_NUM_THREADS": str(threads),
         }
-        if threads is not None:
-            options["INFERENCE_NUM_THREADS"] = str(threads)
         self._text, self._image = (
-            _Tower(path, options, streams, _kept(path, files, options), verify) for path in paths
+            _Tower(path, options, self.streams, _kept(path, files, options), verify) for path in paths
         )
         self._texts = TextTower(self._text, context_length, end_of_text)
 
@@ -120,7 +129,7 @@ def no_int8(directory: Path) -> ModelError:
 
 
 class _Tower:
-    """One ONNX file, compiled on first use; called with its inputs from as many threads as there are streams."""
+    """One ONNX file, compiled on first use; called from as many threads as there are streams."""
 
     def __init__(
         self, path: Path, options: dict[str, str], streams: int, kept: Compiled | None = None, verify: bool = True
@@ -128,6 +137,7 @@ class _Tower:
         self._path, self._options, self._streams, self._kept, self._verify = path, options, streams, kept, verify
         self._lock = threading.Lock()
         self._idle: LifoQueue[Any] | None = None
+        self._callers = ThreadPoolExecutor(streams, thread_name_prefix="encoder")  # starts none before it is used
 
     def compile(self) -> LifoQueue[Any]:
         with self._lock:
@@ -148,7 +158,12 @@ class _Tower:
                 self._idle = idle
             return self._idle
 
-    def __call__(self, *inputs: NDArray[Any]) -> NDArray[np.float32]:
+    def __call__(self, calls: Iterable[Inputs]) -> list[NDArray[np.float32]]:
+        """What each of the calls gives."""
+        calls = list(calls)
+        return [self._infer(calls[0])] if len(calls) == 1 else list(self._callers.map(self._infer, calls))
+
+    def _infer(self, inputs: Inputs) -> NDArray[np.float32]:
         idle = self._idle or self.compile()
         request = idle.get()
         try:

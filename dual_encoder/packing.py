@@ -6,7 +6,7 @@ and lets it see what comes before it there. Texts of 5 to 36 tokens in batches o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 Tokens = NDArray[np.int64]
 Floats = NDArray[np.float32]
 EndOfText = int | str | None
+Inputs = tuple[NDArray[Any], ...]
+Tower = Callable[[Iterable[Inputs]], list[Floats]]  # several calls' inputs -> what each gives
 
 LARGEST = "largest"  # the end of text is the token of the largest id, else the one of a given id; each time the first
 
@@ -44,20 +46,18 @@ class TextTower:
     features of every position, float32 (rows, length, dim); None for one that takes tokens alone, in whole contexts.
     """
 
-    def __init__(self, tower: Callable[..., Floats], context_length: int, end: EndOfText) -> None:
+    def __init__(self, tower: Tower, context_length: int, end: EndOfText) -> None:
         self._tower, self._context_length, self._end = tower, context_length, end
 
     def __call__(self, texts: Sequence[Tokens]) -> Floats:
         """Token ids of each text, int64 (length,), at least one text."""
         if self._end is None:
             return in_sizes(self._tower, _whole(texts, self._context_length), _WHOLE)
-        found = []
-        for call in pack(texts, self._context_length, self._end):
-            every = self._tower(call.tokens, call.positions)
-            found.append((call.texts, every.reshape(-1, every.shape[-1])[call.ends]))
-        features = np.empty((len(texts), found[0][1].shape[1]), dtype=np.float32)
-        for which, part in found:
-            features[which] = part
+        calls = list(pack(texts, self._context_length, self._end))
+        found = self._tower((call.tokens, call.positions) for call in calls)
+        features = np.empty((len(texts), found[0].shape[-1]), dtype=np.float32)
+        for call, every in zip(calls, found, strict=True):
+            features[call.texts] = every.reshape(-1, every.shape[-1])[call.ends]
         return features
 
 
@@ -80,15 +80,15 @@ def _whole(texts: Sequence[Tokens], context_length: int) -> Tokens:
     return padded
 
 
-def in_sizes(tower: Callable[..., Floats], array: NDArray[Any], sizes: Sequence[int]) -> Floats:
-    """tower(array), cut into batches of these sizes, descending to 1."""
-    features = []
+def in_sizes(tower: Tower, array: NDArray[Any], sizes: Sequence[int]) -> Floats:
+    """What the tower gives for an array, cut into batches of these sizes, descending to 1."""
+    calls: list[Inputs] = []
     start = 0
     while start < len(array):
         count = next(size for size in sizes if size <= len(array) - start)
-        features.append(tower(array[start : start + count]))
+        calls.append((array[start : start + count],))
         start += count
-    return np.concatenate(features)
+    return np.concatenate(tower(calls))
 
 
 def pack(texts: Sequence[Tokens], context_length: int, end: int | str) -> Iterator[Packed]:

@@ -8,19 +8,25 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
+from queue import SimpleQueue
 from threading import BoundedSemaphore
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from corpus import Record
+from dual_encoder.encoder import Runtime
 from indexer.ledger import Ledger
 from indexer.rows import Choice, Row, add_texts, new_texts, pack, read_row
 
 _READERS = 32  # files asked for at a time: those of the web take their time to come
+_TEXTS = 512  # that are encoded together
+
+Pixels = NDArray[Any]
+Floats = NDArray[np.float32]
 
 
 class Encoder(Protocol):
@@ -29,12 +35,14 @@ class Encoder(Protocol):
     reference: str
     fingerprint: str
     dim: int
+    runtime: Runtime
 
     @property
-    def image_size(self) -> tuple[int, int]: ...
+    def streams(self) -> int: ...
     @property
-    def preprocess(self) -> Callable[[Image.Image], NDArray[np.float32]]: ...
-    def encode_pixels(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]: ...
+    def image_size(self) -> tuple[int, int]: ...
+    def prepare(self, image: Image.Image) -> NDArray[Any]: ...
+    def encode_pixels(self, pixels: NDArray[Any]) -> NDArray[np.float32]: ...
     def encode_texts(self, texts: list[str]) -> NDArray[np.float32]: ...
 
 
@@ -52,12 +60,18 @@ class EngineError(Exception):
     """An engine that cannot work; the message says why. Finished parts are kept."""
 
 
+def arithmetic_of(encoder: Encoder) -> str:
+    """What vectors are computed with, `openvino bf16`."""
+    return f"{encoder.runtime.name} {encoder.runtime.precision}"
+
+
 class Engine(ABC):
-    """Makes parts of records, with the model that these three tell of."""
+    """Makes parts of records, with the model that these four tell of."""
 
     reference: str
     fingerprint: str
     dim: int
+    arithmetic: str  # runtime and precision: vectors of two differ a little
     encoder: Encoder | None = None  # where there is one in this process
 
     @abstractmethod
@@ -71,31 +85,49 @@ class Engine(ABC):
 
 
 class LocalEngine(Engine):
-    """Decodes on all cores and encodes in this thread: decoding runs ahead, across the border of parts."""
+    """Decodes on all cores and encodes on a few threads: decoding runs ahead, across the border of parts.
 
-    def __init__(self, encoder: Encoder) -> None:
-        self.reference, self.fingerprint, self.dim = encoder.reference, encoder.fingerprint, encoder.dim
-        self.encoder: Encoder = encoder
+    Several encoders have the same model, each on a device of its own. A batch is whoever's is free; it has the same
+    pictures, and its vectors the same place, however many there are.
+    """
+
+    def __init__(self, *encoders: Encoder) -> None:
+        first = encoders[0]
+        self.reference, self.fingerprint, self.dim = first.reference, first.fingerprint, first.dim
+        self.arithmetic = arithmetic_of(first)
+        self.encoder: Encoder = first
+        # A call occupies two streams of an encoder: pictures are cut in halves of a batch.
+        calls = [encoder for encoder in encoders for _ in range(max(1, encoder.streams // 2))]
+        self._count = len(calls)
+        self._free: SimpleQueue[Encoder] = SimpleQueue()
+        for encoder in calls:
+            self._free.put(encoder)
 
     def parts(
         self, records: Iterator[Record], ledger: Ledger, job: Job, report: Callable[[int], None]
     ) -> Generator[list[Row], None, None]:
         decoded = self._decoded(records, job)
-        while rows := self._encode(islice(decoded, job.part_size), ledger, job, report):
-            ledger.note(rows)
-            yield rows
+        with ThreadPoolExecutor(self._count, thread_name_prefix="encoder") as pool:
+            while rows := self._encode(islice(decoded, job.part_size), ledger, job, report, pool):
+                ledger.note(rows)
+                yield rows
 
-    def _decoded(
-        self, records: Iterator[Record], job: Job
-    ) -> Iterator[tuple[Row, NDArray[np.float32] | None, bytes | None]]:
-        size, prepare = self.encoder.image_size, self.encoder.preprocess
+    def _with_one(self, encode: Callable[[Encoder], Floats]) -> Floats:
+        encoder = self._free.get()
+        try:
+            return encode(encoder)
+        finally:
+            self._free.put(encoder)
+
+    def _decoded(self, records: Iterator[Record], job: Job) -> Iterator[tuple[Row, Pixels | None, bytes | None]]:
+        size, prepare = self.encoder.image_size, self.encoder.prepare
         cores = BoundedSemaphore(os.cpu_count() or 1)
         with ThreadPoolExecutor(_READERS, thread_name_prefix="reader") as readers:
 
-            def submit(record: Record) -> Future[tuple[Row, NDArray[np.float32] | None, bytes | None]]:
+            def submit(record: Record) -> Future[tuple[Row, Pixels | None, bytes | None]]:
                 return readers.submit(read_row, record, size, prepare, job.thumbnails, cores)
 
-            queue = deque(map(submit, islice(records, job.batch_size * 4)))
+            queue = deque(map(submit, islice(records, job.batch_size * (self._count + 3))))
             while queue:
                 done = queue.popleft().result()
                 queue.extend(map(submit, islice(records, 1)))
@@ -103,21 +135,30 @@ class LocalEngine(Engine):
 
     def _encode(
         self,
-        decoded: Iterable[tuple[Row, NDArray[np.float32] | None, bytes | None]],
+        decoded: Iterable[tuple[Row, Pixels | None, bytes | None]],
         ledger: Ledger,
         job: Job,
         report: Callable[[int], None],
+        pool: ThreadPoolExecutor,
     ) -> list[Row]:
         rows: list[Row] = []
-        waiting: list[tuple[Row, NDArray[np.float32]]] = []
+        waiting: list[tuple[Row, Pixels]] = []
+        encoding: deque[tuple[list[Row], Future[Floats]]] = deque()
         choice = Choice(ledger)
 
         def flush() -> None:
-            vectors = self.encoder.encode_pixels(np.stack([pixels for _, pixels in waiting]))
-            for (row, _), vector in zip(waiting, vectors, strict=True):
-                row["vector"] = pack(vector)
+            pixels = np.stack([pixels for _, pixels in waiting])
+            found = pool.submit(self._with_one, lambda encoder: encoder.encode_pixels(pixels))
+            encoding.append(([row for row, _ in waiting], found))
             waiting.clear()
-            report(len(rows))
+            settle(self._count + 1)  # the next one lies ready
+
+        def settle(left: int) -> None:
+            while len(encoding) > left:
+                batch, found = encoding.popleft()
+                for row, vector in zip(batch, found.result(), strict=True):
+                    row["vector"] = pack(vector)
+                report(len(rows))
 
         for row, pixels, small in decoded:
             rows.append(row)
@@ -128,6 +169,13 @@ class LocalEngine(Engine):
                     flush()
         if waiting:
             flush()
-        if job.captions and (fresh := new_texts(rows, ledger)):
-            add_texts(rows, fresh, self.encoder.encode_texts(list(fresh)))
+        fresh = new_texts(rows, ledger) if job.captions else {}
+        texts = list(fresh)
+
+        def say(start: int) -> Future[Floats]:
+            return pool.submit(self._with_one, lambda encoder: encoder.encode_texts(texts[start : start + _TEXTS]))
+
+        said = [say(start) for start in range(0, len(texts), _TEXTS)]
+        settle(0)
+        add_texts(rows, fresh, chain.from_iterable(found.result() for found in said))
         return rows

@@ -21,7 +21,7 @@ from PIL import Image
 from corpus import SourceError, files, place_of
 from corpus.remote import is_remote
 from dual_encoder.image import ImageError, open_image
-from indexer.build import Progress
+from indexer.build import Progress, queries_of
 from indexer.columns import Columns, evenly_spaced
 from indexer.embeddings import VECTOR, Embeddings, Rows, find_embeddings, named, read_rows
 from indexer.engine import Encoder
@@ -95,8 +95,11 @@ def import_index(
     with ExitStack() as stack:
         stack.enter_context(directory.lock())
         writer = stack.enter_context(
-            SnapshotWriter(directory, model=stamp, source=root, index_type=index_type, target_recall=target_recall)
-        )
+            SnapshotWriter(
+                directory, model=stamp, source=root, index_type=index_type, target_recall=target_recall,
+                text_queries=queries_of(encoder),
+            )
+        )  # fmt: skip
         # The next writer removes what is called so, should this one be killed.
         scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix=".tmp-", dir=directory.snapshots))
         ledger = stack.enter_context(closing(ImportLedger(Path(scratch))))
@@ -219,7 +222,7 @@ def _compare(found: Embeddings, columns: Columns, root: str, encoder: Encoder, f
         )
     cosines = []
     for vector, image in _samples(found, columns, root, encoder):
-        pixels = encoder.preprocess(image)[np.newaxis]
+        pixels = encoder.prepare(image)[np.newaxis]
         cosines.append(float(encoder.encode_pixels(pixels)[0] @ vector))
     if cosines and np.mean(cosines) < _SAME:
         raise SourceError(

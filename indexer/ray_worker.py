@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from corpus import Record
-from indexer.engine import Job
+from indexer.engine import Job, arithmetic_of
 from indexer.rows import Row, read_row
 
 _HELD = 3  # parts, whose pictures wait to be chosen
@@ -28,6 +28,7 @@ class Hello(NamedTuple):
     host: str
     fingerprint: str = ""
     dim: int = 0
+    arithmetic: str = ""
     error: str = ""
 
 
@@ -68,7 +69,7 @@ class Worker:
                     self._encoder = load_encoder(self._model, **self._options)
                 except (ModelError, OSError, ValueError) as error:
                     return Hello(host, error=str(error))
-            return Hello(host, self._encoder.fingerprint, self._encoder.dim)
+            return Hello(host, self._encoder.fingerprint, self._encoder.dim, arithmetic_of(self._encoder))
 
     def read(self, number: int, packed: bytes, job: Job) -> list[Row]:
         """The rows of part `number`; `packed` is its pickled list of records."""
@@ -98,7 +99,7 @@ class Worker:
         return Encoded(np.concatenate([self._none(), *vectors]), [held[place][1] for place in chosen], said)
 
     def _encode(self, held: list[tuple[Image.Image | None, bytes | None]], places: list[int]) -> Floats:
-        pixels = np.stack([self._encoder.preprocess(held[place][0]) for place in places])
+        pixels = np.stack([self._encoder.prepare(held[place][0]) for place in places])
         vectors: Floats = self._encoder.encode_pixels(pixels)
         return vectors
 

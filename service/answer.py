@@ -43,6 +43,8 @@ async def answer(engine: Engine, target: Target, wanted: SearchRequest, began: f
         _check_column(column, collection, lists=column != wanted.group_by)
     if wanted.exact and not collection.exhaustive:
         raise Problem(422, "exact: the index of this store cannot be passed by; raise params instead")
+    if wanted.facets:
+        engine.check_facets(len(wanted.facets))
     vectors = list(await engine.queries.pictures([picture])) if picture else await engine.vectors_of(queries, snapshot)
     encoded = time.perf_counter()
     asked = partial(
@@ -53,7 +55,7 @@ async def answer(engine: Engine, target: Target, wanted: SearchRequest, began: f
     lists = await engine.find([asked(vector=v, modality=m) for v, m in zip(vectors, modalities, strict=True)])
     facets = {}
     for column in dict.fromkeys(wanted.facets):
-        facets[column] = await engine.queries.off_loop(partial(collection.value_counts, column, where))
+        facets[column] = await engine.count(partial(collection.value_counts, column, where))
     done = time.perf_counter()
     found = [orjson.Fragment(hits) for hits in lists]
     one = {"hits": found[0]} if wanted.queries is None else {"results": [{"hits": hits} for hits in found]}

@@ -46,14 +46,17 @@ _GARBAGE = 10_000
 
 
 def create_app(settings: Settings | None = None, engine: Engine | None = None) -> FastAPI:
-    """Build the application; unless an engine is given, the model and the snapshot are opened when it starts."""
+    """Build the application. Raises ValueError for settings that cannot be kept.
+
+    Unless an engine is given, or is in its `state` by then, the model and the snapshot are opened when it starts.
+    """
     settings = settings or Settings()
     load = LoopLoad()
     tracer = Tracer() if settings.traces else None
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.engine = engine or Engine(settings)
+        app.state.engine = app.state.engine or Engine(settings)
         watch = asyncio.create_task(load.watch())
         seconds = settings.watch_seconds
         follow = asyncio.create_task(watch_snapshots(app.state.engine, seconds)) if seconds else None
@@ -87,6 +90,7 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
             }
         },
     )
+    app.state.engine = engine
     app.state.draining = False
     app.state.load = load
     # From within outwards: the last added is the first to see a request.

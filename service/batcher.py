@@ -35,12 +35,14 @@ class _Job(Generic[Item, Result]):
 class Lane(Generic[Item, Result]):
     """Call it with an item and its cost: the future of its result.
 
-    `work` sees items of `budget` cost together, or one that alone costs more, and gives a result for each.
+    `work` sees items of `budget` cost together, or one that alone costs more, and gives a result for each; of
+    `crowded` cost, where so much waits and nothing in other lanes.
     """
 
     name: str
     work: Callable[[Sequence[Item]], Sequence[Result]]
     budget: int
+    crowded: int
     wake: Callable[[], None]
     waiting: deque[_Job[Item, Result]] = field(default_factory=deque)
     items: int = 0  # submitted and neither done nor cancelled
@@ -100,9 +102,11 @@ class Batcher:
         for number in range(workers):
             threading.Thread(target=self._serve, args=(number,), name=f"{name}-{number}", daemon=True).start()
 
-    def lane(self, name: str, work: Callable[[Sequence[Item]], Sequence[Result]], budget: int) -> Lane[Item, Result]:
+    def lane(
+        self, name: str, work: Callable[[Sequence[Item]], Sequence[Result]], budget: int, crowded: int = 0
+    ) -> Lane[Item, Result]:
         """A queue of items for `work`; the lanes of a batcher take turns."""
-        lane: Lane[Item, Result] = Lane(name, work, budget, self._wake_soon)
+        lane: Lane[Item, Result] = Lane(name, work, budget, max(budget, crowded), self._wake_soon)
         self.lanes.append(lane)
         return lane
 
@@ -173,9 +177,11 @@ class Batcher:
         for _ in self.lanes:
             lane = self.lanes[self._turn % len(self.lanes)]
             self._turn += 1
-            share = lane.budget
+            waiting = sum(job.cost for job in list(lane.waiting))
+            others = any(other.waiting for other in self.lanes if other is not lane)
+            share = lane.crowded if waiting >= lane.crowded and not others else lane.budget
             if self._idle > 1:
-                share = min(share, -(-sum(job.cost for job in list(lane.waiting)) // self._idle))
+                share = min(share, -(-waiting // self._idle))
             jobs: list[_Job[Any, Any]] = []
             spent = 0
             while lane.waiting and (not jobs or spent + lane.waiting[0].cost <= share):

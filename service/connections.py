@@ -13,7 +13,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.headers import ON_FAILURE
 from service.loop_lag import LoopLoad
-from service.middleware import REQUESTS, new_request_id
+from service.middleware import PROBES, REQUESTS, new_request_id
 from service.problems import MEDIA_TYPE, problem_body
 from service.refusals import Reason, count
 from service.settings import Settings
@@ -21,6 +21,7 @@ from service.settings import Settings
 _FILES = 256  # that the process needs besides its connections
 _LINGER = 0.5  # seconds
 _LARGEST_HEAD = 64 * 2**10  # bytes; neither the parser nor uvicorn knows a bound
+_PROBES = frozenset(map(str.encode, PROBES))
 _PIPELINE = 32  # requests that a connection may send before the first is answered
 
 
@@ -79,7 +80,7 @@ class TimedProtocol(HttpToolsProtocol):
         if self._unused > _LARGEST_HEAD and not self.transport.is_closing():
             count("too_large")
             detail = f"the request's head has more than the {_LARGEST_HEAD:,} bytes allowed"
-            self._refuse("431 Request Header Fields Too Large", detail, new_request_id([]), {"Connection": "close"})
+            self._refuse("431 Request Header Fields Too Large", detail, new_request_id(), {"Connection": "close"})
             self.transport.close()
 
     def _should_upgrade(self) -> bool:
@@ -99,7 +100,7 @@ class TimedProtocol(HttpToolsProtocol):
         if self.parser.should_upgrade():
             return
         free = self.cycle is None or self.cycle.response_complete
-        if free and self.load.full and self.url.startswith(b"/v1/"):
+        if free and self.load.full and self.url not in _PROBES:
             self._shed()
             return
         self._idle.pop(self, None)
@@ -122,7 +123,7 @@ class TimedProtocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """A problem as all others, and no line in the log for whoever sends nonsense."""
         count("invalid_http")
-        self._refuse("400 Bad Request", msg, new_request_id([]), {"Connection": "close"})
+        self._refuse("400 Bad Request", msg, new_request_id(), {"Connection": "close"})
         self.transport.close()
 
     def _shed(self) -> None:
@@ -131,7 +132,8 @@ class TimedProtocol(HttpToolsProtocol):
         keep = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
         more = {"Retry-After": "5", **({} if keep else {"Connection": "close"})}
         detail = "the service is too busy: try again later"
-        self._refuse("503 Service Unavailable", detail, new_request_id(self.headers), more)
+        request_id = new_request_id(dict(self.headers).get(b"x-request-id", b""))
+        self._refuse("503 Service Unavailable", detail, request_id, more)
         if keep:
             self._wait_for_head()
         else:

@@ -13,8 +13,11 @@ import signal
 import socket
 import struct
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from dual_encoder.image import ImageError, open_image
@@ -36,6 +39,7 @@ def main() -> None:
     channel = socket.socket(fileno=options["socket"])
     memory = mmap.mmap(options["memory"], options["size"])
     preprocess = Preprocess.from_config(options["preprocess"])
+    prepare: Callable[[Image.Image], NDArray[Any]] = preprocess.crop if options["as_bytes"] else preprocess
     Image.init()  # every format now, not at the first file that is none of the common ones
     _confine(options["max_pixels"])
     channel.send(b"\0")  # ready
@@ -43,13 +47,13 @@ def main() -> None:
         try:
             data = memory[: struct.unpack("Q", message)[0]]
             decoded = open_image(data, min(preprocess.size), max_pixels=options["max_pixels"])
-            pixels = preprocess(decoded.image)
+            pixels = prepare(decoded.image)
         except ImageError as error:
             channel.send(b"\1" + str(error).encode("utf-8", "replace"))
         except MemoryError:
             channel.send(b"\1the picture does not fit into memory")
         else:
-            np.frombuffer(memory, np.float32, pixels.size)[:] = pixels.ravel()
+            np.frombuffer(memory, pixels.dtype, pixels.size)[:] = pixels.ravel()
             channel.send(b"\0")
 
 

@@ -6,6 +6,7 @@ The file goes there and the pixels come back through shared memory: docs/reliabi
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import mmap
 import os
@@ -21,6 +22,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from prometheus_client import Counter
 
 from dual_encoder import ImageError
@@ -30,7 +32,7 @@ from service.refusals import count, too_busy
 
 _START = 30.0  # seconds that a process may take to start
 
-Pixels = NDArray[np.float32]
+Pixels = NDArray[Any]  # as DualEncoder.prepare makes them
 
 RESTARTS = Counter("crossmodal_decoder_restarts_total", "Decoder processes that were replaced", ["why"])
 
@@ -41,10 +43,13 @@ _ITS_OWN_DOING = {signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, 
 class DecoderProcess:
     """Use from the one thread that made it: the process ends with that thread."""
 
-    def __init__(self, preprocess: Preprocess, max_bytes: int, max_pixels: int, timeout: float) -> None:
-        """Files of at most `max_bytes`, each decoded within `timeout` seconds."""
+    def __init__(
+        self, preprocess: Preprocess, max_bytes: int, max_pixels: int, timeout: float, as_bytes: bool = False
+    ) -> None:
+        """Files of at most `max_bytes`, each decoded within `timeout` seconds; `as_bytes`: and not normalised."""
         self._preprocess, self._max_pixels, self._timeout = preprocess, max_pixels, timeout
-        self._shape = (3, *preprocess.size)
+        self._as_bytes, self._dtype = as_bytes, np.uint8 if as_bytes else np.float32
+        self._shape = (*preprocess.size, 3) if as_bytes else (3, *preprocess.size)
         self._most = max_bytes
         self._size = max(max_bytes, 4 * int(np.prod(self._shape)))
         self._file = os.memfd_create("decoder")
@@ -65,6 +70,7 @@ class DecoderProcess:
             "size": self._size,
             "max_pixels": self._max_pixels,
             "preprocess": self._preprocess.to_config(),
+            "as_bytes": self._as_bytes,
         }
         paths = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]  # this code, wherever it was started
         with theirs:
@@ -76,9 +82,13 @@ class DecoderProcess:
                 stdout=subprocess.DEVNULL,
             )
 
-        # Waited for here, so that it is not taken for the time that a picture needs.
-        with contextlib.suppress(OSError):
-            self._channel.recv(1)
+        # Waited for here: it is not the time that a picture needs, and its word not the answer to one.
+        try:
+            if not self._channel.recv(1):
+                raise ChildProcessError(errno.ECHILD, "it ended at once")
+        except OSError as error:
+            self._end()
+            raise error if error.errno else TimeoutError(errno.ETIMEDOUT, f"not in {_START:g} s") from None
         self._channel.settimeout(self._timeout)
 
     @property
@@ -100,7 +110,7 @@ class DecoderProcess:
         return self._process.wait()
 
     def decode(self, data: bytes) -> Pixels:
-        """A file -> float32 (3, H, W).
+        """A file -> float32 (3, H, W), or as bytes uint8 (H, W, 3).
 
         Raises ImageError, also for a file that hangs or crashes the process, and Problem 503 where that was killed.
         """
@@ -118,7 +128,7 @@ class DecoderProcess:
             raise self._replace("died", "")
         if answer[0]:
             raise ImageError(answer[1:].decode())
-        return np.frombuffer(self._memory, np.float32, int(np.prod(self._shape))).reshape(self._shape).copy()
+        return np.frombuffer(self._memory, self._dtype, int(np.prod(self._shape))).reshape(self._shape).copy()
 
     def _replace(self, why: str, reason: str) -> Exception:
         # One that closed its end is about to end by itself, and only then says of what.
@@ -140,13 +150,21 @@ class Decoders:
     """A decoder for each thread that calls `prepare` first; without processes, the thread itself."""
 
     def __init__(
-        self, preprocess: Preprocess, *, isolated: bool, max_bytes: int, max_pixels: int, timeout: float
+        self,
+        preprocess: Preprocess,
+        *,
+        isolated: bool,
+        max_bytes: int,
+        max_pixels: int,
+        timeout: float,
+        as_bytes: bool = False,
     ) -> None:
         self._here: Any = threading.local()
         self._preprocess, self._max_bytes, self._max_pixels = preprocess, max_bytes, max_pixels
+        self._prepare: Callable[[Image.Image], Pixels] = preprocess.crop if as_bytes else preprocess
         self._new: Callable[[], DecoderProcess] | None = None
         if isolated:
-            self._new = lambda: DecoderProcess(preprocess, max_bytes, max_pixels, timeout)
+            self._new = lambda: DecoderProcess(preprocess, max_bytes, max_pixels, timeout, as_bytes)
         self._all: list[DecoderProcess] = []
 
     @property
@@ -163,7 +181,7 @@ class Decoders:
             process.close()
 
     def decode_all(self, files: Sequence[bytes]) -> list[Pixels]:
-        """Each file -> float32 (3, H, W). Raises ImageError, Problem 503."""
+        """Each file -> what `DecoderProcess.decode` gives. Raises ImageError, Problem 503."""
         return [self._decode(file) for file in files]
 
     def _decode(self, data: bytes) -> Pixels:
@@ -174,7 +192,7 @@ class Decoders:
         if process:
             return process.decode(data)
         decoded = open_image(data, min(self._preprocess.size), max_bytes=self._max_bytes, max_pixels=self._max_pixels)
-        return self._preprocess(decoded.image)
+        return self._prepare(decoded.image)
 
     def _process(self) -> DecoderProcess | None:
         """This thread's, started if it has none yet; None without processes. Raises OSError."""

@@ -5,16 +5,15 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dual_encoder import DualEncoder, ImageError
 from service.admission import Admission
-from service.batcher import Batcher
-from service.decoders import Decoders
+from service.batcher import Batcher, Lane
+from service.decoders import Decoders, Pixels
 from service.errors import Problem
 from service.memo import Memo
 from service.settings import Settings
@@ -26,7 +25,8 @@ T = TypeVar("T")
 
 # What one batch may hold. A call's fixed cost is then a few per cent of it; more would only make others wait longer.
 _TOKENS = 256
-_PIXELS = 4 * 224 * 224  # twice as many would take 6 % less each
+_PIXELS = 4 * 224 * 224  # twice as many take 6 % less each: where that many wait, and nothing else
+_ON_GPU = 16  # times as much: it computes them together
 
 # Below these a thread's hand-over (some 60 µs) takes longer than the work itself (15 to 80 µs).
 _SHORT_TEXT = 200  # characters; of what is not ASCII half as many
@@ -44,12 +44,12 @@ class QueryEncoder:
         """`isolated`: pictures are decoded in processes of their own, where the settings want any."""
         self.encoder = encoder
         self._admission = admission
-        workers = 1 if encoder.runtime.name == "torch" else threads.streams
-        self.batcher = Batcher("encoder", workers)
-        self._submit_text = self.batcher.lane("text", self._encode_rows, _TOKENS)
-        self._submit_picture = self.batcher.lane("image", self._encode_pixels, _PIXELS)
+        times = _ON_GPU if encoder.runtime.takes_bytes else 1
+        self.batcher = Batcher("encoder", encoder.streams)
+        self._submit_text = self.batcher.lane("text", self._encode_rows, times * _TOKENS)
+        self._submit_picture = self.batcher.lane("image", self._encode_pixels, times * _PIXELS, 2 * times * _PIXELS)
         # Texts of many in one request wait in a queue of their own: one text never waits for more than a batch of them.
-        self._submit_texts = self.batcher.lane("texts", self._encode_rows, _TOKENS)
+        self._submit_texts = self.batcher.lane("texts", self._encode_rows, times * _TOKENS)
         processes = threads.decoders if settings.decoder_processes is None else settings.decoder_processes
         decoders = Decoders(
             encoder.preprocess,
@@ -57,30 +57,32 @@ class QueryEncoder:
             max_bytes=settings.max_body_bytes,
             max_pixels=settings.max_pixels,
             timeout=settings.decode_timeout,
+            as_bytes=encoder.runtime.takes_bytes,
         )
         self.decoders = decoders
         self.decoder = Batcher("decoder", processes or threads.decoders, decoders.prepare, decoders.close)
         self._submit_file = self.decoder.lane("decode", decoders.decode_all, 1)
         # Not the decoders' threads: a text must not wait for pictures.
-        self._readers = ThreadPoolExecutor(threads.decoders, thread_name_prefix="reader")
+        self.reader = Batcher("reader", threads.decoders)
+        self._tokenize = self.reader.lane("tokenize", call_all, 1)
+        self._read = self.reader.lane("read", call_all, 1)
         self._texts = Memo("text", settings.cache_bytes)
         self._pictures = Memo("image", settings.cache_bytes)
         self._fingerprint = encoder.fingerprint.encode()
 
     def close(self) -> None:
-        self.batcher.close()
-        self.decoder.close()
-        self._readers.shutdown(wait=False, cancel_futures=True)
+        for batcher in (self.batcher, self.decoder, self.reader):
+            batcher.close()
 
     async def texts(self, texts: Sequence[str], *, bulk: bool = False) -> Vector:
         """float32 (n, dim). `bulk`: one of many that a request asks for."""
         return await self.rows(await self.tokenize(texts), bulk=bulk)
 
     async def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
-        """Token ids of each text, int64 (length,)."""
+        """Token ids of each text, int64 (length,). Raises Problem 503 where there is no time for long ones."""
         if len(texts) == 1 and len(texts[0]) <= (_SHORT_TEXT if texts[0].isascii() else _SHORT_TEXT // 2):
             return self.encoder.token_rows(texts)
-        return await self.off_loop(lambda: self.encoder.token_rows(texts))
+        return await self._off_loop(self._tokenize, lambda: self.encoder.token_rows(texts), sum(map(len, texts)))
 
     async def rows(self, rows: Sequence[Tokens], *, bulk: bool = False) -> Vector:
         """Texts' token ids -> float32 (n, dim). Raises Problem 503 where there is no time for them."""
@@ -112,7 +114,7 @@ class QueryEncoder:
             return hashlib.sha256(data).digest()
 
         self._admission.admit(self._of_a_picture)  # before as much as a hash is taken of it
-        key = digest() if len(data) <= _SMALL_FILE else await self.off_loop(digest)
+        key = digest() if len(data) <= _SMALL_FILE else await self.off_loop(digest, len(data))
         return await self._pictures.get(key, lambda: asyncio.ensure_future(self._decode_and_encode(data)))
 
     def check_pictures(self) -> None:
@@ -130,17 +132,26 @@ class QueryEncoder:
 
     async def _decode_and_encode(self, data: bytes) -> Vector:
         pixels = await self._submit_file(data, len(data) + _OF_A_FILE)
-        return await self._submit_picture(pixels, pixels[0].size)
+        return await self._submit_picture(pixels, pixels.size // 3)
 
     def _encode_rows(self, rows: Sequence[Tokens]) -> Sequence[Vector]:
         return _copies(self.encoder.encode_rows(rows))
 
-    def _encode_pixels(self, pixels: Sequence[Vector]) -> Sequence[Vector]:
+    def _encode_pixels(self, pixels: Sequence[Pixels]) -> Sequence[Vector]:
         return _copies(self.encoder.encode_pixels(np.stack(pixels)))
 
-    async def off_loop(self, work: Callable[[], T]) -> T:
-        """Run what reads a request's bytes on a reader's thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._readers, work)
+    async def off_loop(self, work: Callable[[], T], size: int) -> T:
+        """Run what reads so many bytes of a request on a reader's thread. Raises Problem 503 where there is no time."""
+        return await self._off_loop(self._read, work, size)
+
+    async def _off_loop(self, lane: Lane[Any, Any], work: Callable[[], T], size: int) -> T:
+        self._admission.foresee(lambda: (self.reader.wait(lane), lane.seconds(size)))
+        result: T = await lane(work, size)
+        return result
+
+
+def call_all(works: Sequence[Callable[[], Any]]) -> list[Any]:
+    return [work() for work in works]
 
 
 def _copies(vectors: Vector) -> list[Vector]:

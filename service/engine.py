@@ -16,13 +16,15 @@ from dual_encoder import DualEncoder, load_encoder
 from service import intake
 from service.admission import QUEUED, Admission
 from service.batcher import Batcher
-from service.encoding import QueryEncoder
+from service.encoding import QueryEncoder, call_all
 from service.errors import Problem
 from service.fetch import Allowance, Fetcher
 from service.finder import Wanted, find
+from service.logs import logger
 from service.schemas import ImageInput, Query, QueryPart
 from service.settings import Settings
 from service.threads import share
+from vector_index import Snapshot as IndexSnapshot
 from vector_index import SnapshotCorrupt, UnknownId, VectorIndexError
 from vector_index.store import Collection, Snapshot, Store, open_store
 
@@ -31,8 +33,12 @@ T = TypeVar("T")
 
 READ_THROUGH = "_CROSSMODAL_READ_THROUGH"  # environment: the snapshot that the process above has read through already
 
+log = logger("crossmodal.index")
+
 _QUERIES = 64  # most in one FAISS search
+_ROWS = 10_000  # most hits of the deep searches in one batch
 _DEEP = 1000  # hits; a search for more takes long enough that others should not wait behind many of them
+_FILES = 8  # of the corpus, read at a time
 _FEW = 8  # queries; more are a batch job, which lets others pass
 
 
@@ -55,7 +61,6 @@ class Engine:
             device=settings.device,
             runtime=settings.runtime,
             precision=settings.precision,
-            streams=threads.streams,
             threads=threads.encoder,
             lazy=lazy,
             verify=settings.verify and not lazy and READ_THROUGH not in os.environ,
@@ -68,8 +73,14 @@ class Engine:
         self.queries = QueryEncoder(self.encoder, settings, threads, admission, isolated=not lazy)
         self._searcher = Batcher("searcher", self.store.searchers, prepare=threads.limit_search)
         self._find = self._searcher.lane("search", find, _QUERIES)
-        self._dig = self._searcher.lane("deep search", find, _QUERIES)
-        self._call = self._searcher.lane("call", _call_all, 1)
+        self._dig = self._searcher.lane("deep search", find, _ROWS)
+        self._call = self._searcher.lane("call", call_all, 1)
+        self._warm = self._searcher.lane("warm", call_all, 1)
+        # Their own: values of millions of rows, or a corpus that is far away or hangs, keep no query waiting.
+        self._counter = Batcher("counter", self.store.searchers)
+        self._count = self._counter.lane("facets", call_all, 1)
+        self._reader = Batcher("content", _FILES)
+        self._read = self._reader.lane("content", call_all, 1)
         self._admission = admission
         admission.search = lambda: self._searcher.wait(self._find)
         if not lazy:
@@ -77,7 +88,8 @@ class Engine:
 
     def close(self) -> None:
         self.queries.close()
-        self._searcher.close()
+        for batcher in (self._searcher, self._counter, self._reader):
+            batcher.close()
         self.store.close()
 
     def _checked(self, snapshot: Snapshot) -> Snapshot:
@@ -99,7 +111,7 @@ class Engine:
             if await asyncio.to_thread(self.store.current) == self.snapshot.name:
                 return False
             fresh = await asyncio.to_thread(lambda: self._read_through(self.store.open()))
-            await self.in_searcher(lambda: _warm(fresh))
+            await self._warm(lambda: _warm(fresh), 1)
             self.snapshot = fresh  # the old one is unmapped when its last request lets go of it
             return True
 
@@ -108,6 +120,11 @@ class Engine:
         known = snapshot.name == os.environ.get(READ_THROUGH)
         if self.settings.verify and not known and (problems := snapshot.check_files()):
             raise SnapshotCorrupt(f"{snapshot.name}: {'; '.join(problems)}")
+        if self.encoder.runtime.takes_bytes and isinstance(snapshot, IndexSnapshot):
+            device = self.settings.device if self.settings.device.startswith("cuda") else "cuda"
+            for name, collection in (("images", snapshot.images), ("texts", snapshot.texts)):
+                if not collection.hold(device):
+                    log.warning("exact search stays on the CPU: the GPU has no room", collection=name)
         return snapshot
 
     @property
@@ -127,7 +144,8 @@ class Engine:
 
     def note_queues(self) -> None:
         """Bring the metric of queued work up to date."""
-        for batcher in (self.queries.batcher, self.queries.decoder, self._searcher):
+        queries = self.queries
+        for batcher in (queries.batcher, queries.decoder, queries.reader, self._searcher, self._counter, self._reader):
             for lane in batcher.lanes:
                 QUEUED.labels(lane.name).set(lane.seconds(lane.pending) / batcher.workers)
 
@@ -182,9 +200,9 @@ class Engine:
     async def _bytes_of(self, image: ImageInput, allowance: Allowance) -> bytes:
         url = image.url or ""
         if image.base64 is not None:
-            return await self.queries.off_loop(partial(intake.from_base64, image.base64))
+            return await self.queries.off_loop(partial(intake.from_base64, image.base64), len(image.base64))
         if url[:5].lower() == "data:":
-            return await self.queries.off_loop(partial(intake.from_data_uri, url))
+            return await self.queries.off_loop(partial(intake.from_data_uri, url), len(url))
         return await self.fetcher.fetch(url, allowance)
 
     # --- search -------------------------------------------------------------------------------------------------------
@@ -192,16 +210,34 @@ class Engine:
     async def find(self, wanted: Sequence[Wanted]) -> list[bytes]:
         """The hits of each query, as JSON."""
         first = wanted[0]
-        lane = self._dig if first.exact or first.offset + first.k > _DEEP or len(wanted) > _FEW else self._find
-        self._admission.admit(lambda: (self._searcher.wait(lane), lane.seconds(len(wanted))))
+        lane, cost = self._find, 1
+        if first.exact or first.group_by is not None or first.rows > _DEEP or len(wanted) > _FEW:
+            lane, cost = self._dig, max(first.rows, _ROWS // _QUERIES)
+        self._admission.admit(lambda: (self._searcher.wait(lane), lane.seconds(cost * len(wanted))))
         if len(wanted) == 1:
-            return [await lane(first, 1)]
-        return await asyncio.gather(*(lane(one, 1) for one in wanted))
+            return [await lane(first, cost)]
+        return await asyncio.gather(*(lane(one, cost) for one in wanted))
 
     async def in_searcher(self, work: Callable[[], T]) -> T:
-        """Run what touches FAISS or the tables on the one thread for it."""
+        """Run what touches FAISS or the tables on the one thread for it. Raises Problem 503 if it has no time."""
+        self._admission.admit(lambda: (self._searcher.wait(self._call), self._call.seconds(1)))
         result: T = await self._call(work, 1)
         return result
+
+    def check_facets(self, columns: int) -> None:
+        """Raises Problem 503 where there is no time to count the values of so many columns."""
+        self._admission.foresee(lambda: (self._counter.wait(self._count), self._count.seconds(columns)))
+
+    async def count(self, work: Callable[[], T]) -> T:
+        """Run what reads a whole column."""
+        result: T = await self._count(work, 1)
+        return result
+
+    async def read(self, work: Callable[[], bytes]) -> bytes:
+        """Run what reads a file of the corpus. Raises Problem 503 where there is no time for it."""
+        self._admission.foresee(lambda: (self._reader.wait(self._read), self._read.seconds(1)))
+        data: bytes = await self._read(work, 1)
+        return data
 
 
 def _read_ahead(snapshot: Snapshot) -> None:
@@ -225,10 +261,6 @@ def _warm(snapshot: Snapshot) -> None:
     query = np.full((1, snapshot.manifest.model.dim), snapshot.manifest.model.dim**-0.5, np.float32)
     for collection in (snapshot.images, snapshot.texts):
         collection.search(query, 1)
-
-
-def _call_all(works: Sequence[Callable[[], Any]]) -> list[Any]:
-    return [work() for work in works]
 
 
 def row_of(collection: Collection, id: str) -> int:

@@ -193,7 +193,7 @@ def _places(entry: str) -> list[tuple[str, bytes, int]]:
         if not url.host or url.userinfo or url.path != "/" or url.query or url.fragment or _NEVER.search(entry):
             raise ValueError
     except (httpx.InvalidURL, ValueError):
-        raise ValueError(f"image_url_hosts: {entry!r} is not a host, nor host:port") from None
+        raise ValueError(f"CROSSMODAL_IMAGE_URL_HOSTS: {entry!r} is not a host, nor host:port") from None
     # httpx drops the scheme's own port: host:443 and host are one.
     if url.port is None:
         named = entry.endswith(":443")

@@ -41,6 +41,11 @@ class Wanted:
     params: tuple[tuple[str, int], ...] = ()
     modality: str | None = None
 
+    @property
+    def rows(self) -> int:
+        """How many are looked at, at first."""
+        return (self.offset + self.k) * (1 if self.group_by is None else _DEEPER)
+
 
 def find(wanted: Sequence[Wanted]) -> list[bytes]:
     """Answer each query with a JSON array of hits. Queries that ask alike share one search and one take."""
@@ -69,7 +74,7 @@ def _find_alike(wanted: Sequence[Wanted]) -> list[bytes]:
     for one, its_scores, its_rows in zip(wanted, scores, rows, strict=True):
         keep = its_rows >= 0
         if one.min_score is not None:
-            keep &= its_scores >= one.min_score
+            keep &= its_scores >= np.float64(one.min_score)  # which float32 may not hold
         place = np.flatnonzero(keep)[one.offset :]
         pages.append((its_scores[place], its_rows[place], one.offset + 1))
     return hits_json(first.snapshot, first.target, pages, first.include)

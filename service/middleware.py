@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import re
 import time
-import uuid
-from collections.abc import Iterable, MutableMapping
+from collections.abc import MutableMapping
 from typing import Any
 
 from prometheus_client import Counter, Histogram
@@ -23,18 +23,17 @@ from service.settings import Settings
 
 _UNTIMED = "/v1/index/reload"  # the operator's, who waits for it; a body is let lie
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+PROBES = frozenset({"/healthz", "/readyz", "/metrics"})  # asked for every few seconds, and never turned away
+_PIECE = 256 * 2**10  # bytes of an answer that a client must take in `body_timeout`
 _SECONDS = re.compile(rb"[0-9]{1,9}(\.[0-9]{1,9})?")
 
 REQUESTS = Counter("crossmodal_requests_total", "Requests answered", ["method", "route", "status"])
 SECONDS = Histogram("crossmodal_request_seconds", "Seconds from the request's head to the answer's end", ["route"])
 
 
-def new_request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
-    """The client's own, where its X-Request-ID is one."""
-    for name, value in headers:
-        if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
-            return value.decode()
-    return uuid.uuid4().hex
+def new_request_id(given: bytes = b"") -> str:
+    """The client's own X-Request-ID, where it is one."""
+    return given.decode() if _REQUEST_ID.fullmatch(given) else os.urandom(16).hex()
 
 
 class RequestGuard:
@@ -42,7 +41,7 @@ class RequestGuard:
 
     A body over `max_body_bytes` gets 413, declared or not; one that has not come in `body_timeout` 408; what is not
     begun to be answered by its deadline 503. The deadline is `request_timeout` after the head, or sooner where the
-    header X-Request-Timeout says so, in seconds.
+    header X-Request-Timeout says so, in seconds. Large answers that wait to be taken are bounded as bodies are.
     """
 
     def __init__(self, app: ASGIApp, settings: Settings, load: LoopLoad) -> None:
@@ -51,17 +50,18 @@ class RequestGuard:
         self.settings = settings
         self.most = settings.max_body_bytes
         self.held = 0  # bytes of all bodies
+        self.answering = 0  # bytes of all large answers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         headers = dict(scope["headers"])
-        request_id = new_request_id(scope["headers"])
+        request_id = new_request_id(headers.get(b"x-request-id", b""))
         scope["request_id"] = request_id
         REQUEST_ID.set(request_id)
-        began, status, received, answered = time.monotonic(), 500, 0, False
-        untimed = scope["path"] == _UNTIMED
+        began, status, received, sending, answered = time.monotonic(), 500, 0, 0, False
+        untimed, counts = scope["path"] == _UNTIMED, scope["path"] not in PROBES
         arriving = not untimed and (b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0")
 
         async def counted() -> Message:
@@ -81,14 +81,25 @@ class RequestGuard:
             return message
 
         async def watched(message: MutableMapping[str, Any]) -> None:
-            nonlocal status, answered
+            nonlocal status, sending, answered, counts
             if message["type"] == "http.response.start":
+                length = next((int(value) for name, value in message["headers"] if name == b"content-length"), 0)
+                if length > _PIECE:
+                    if self.answering + length > self.settings.bytes_in_flight:
+                        raise _Refused(503, "memory", "the service holds too many large answers: try again later")
+                    sending = length
+                    self.answering += sending
+                    self.load.requests -= counts  # how fast it is taken is no work of the loop's
+                    counts = False
                 status, answered = message["status"], True
                 if timer:
                     timer.cancel()  # how fast it is taken is the connection's to watch
                 message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
                 if scope["app"].state.draining:
                     message["headers"].append((b"connection", b"close"))
+            elif sending:
+                await _in_pieces(message, send)
+                return
             await send(message)
 
         # One timer for both bounds, most often cancelled unused: `limit` is set to now once either has passed.
@@ -105,7 +116,6 @@ class RequestGuard:
                 timer = loop.call_at(due, look)  # noqa: F821 (deleted at the end)
 
         refusal: _Refused | None = None
-        counts = scope["path"].startswith("/v1/")
         self.load.requests += counts
         try:
             if counts and self.load.full:  # what the connection lets through: other spellings of the path, pipelines
@@ -139,6 +149,7 @@ class RequestGuard:
                 timer = None
             del look  # it holds itself, and with it the request: the garbage collector would stop the loop for it
             self.held -= received
+            self.answering -= sending
             self.load.requests -= counts
             if refusal is not None:
                 count(refusal.reason)
@@ -159,6 +170,14 @@ class RequestGuard:
         if not _SECONDS.fullmatch(given) or not float(given):
             raise _Refused(422, "invalid", "X-Request-Timeout must be a number of seconds, more than 0")
         return min(most, float(given))
+
+
+async def _in_pieces(message: MutableMapping[str, Any], send: Send) -> None:
+    """Each is sent once the one before has been taken, so that the request lasts until all but the last has been."""
+    body, more = memoryview(message.get("body", b"")), message.get("more_body", False)
+    for end in range(_PIECE, max(1, len(body)) + _PIECE, _PIECE):
+        piece = bytes(body[end - _PIECE : end])
+        await send({"type": message["type"], "body": piece, "more_body": more or end < len(body)})
 
 
 class _Refused(Exception):

@@ -9,11 +9,11 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import logs
+from service.middleware import PROBES
 from service.settings import Settings
 from service.timeline import TIMELINE, Timeline, milliseconds
 from service.tracing import Tracer
 
-_PROBES = frozenset({"/healthz", "/readyz", "/metrics"})  # asked for every few seconds
 _LONGEST = 2000  # characters of what a client wrote
 
 log = logs.logger("crossmodal.access")
@@ -32,12 +32,12 @@ class Observer:
         self._lines, self._queries = settings.access_log, settings.log_queries
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or (scope["path"] in _PROBES and not self._lines):
+        if scope["type"] != "http" or (scope["path"] in PROBES and not self._lines):
             await self.app(scope, receive, send)
             return
         timeline = Timeline(scope)
         TIMELINE.set(timeline)
-        if self._tracer and scope["path"] not in _PROBES:
+        if self._tracer and scope["path"] not in PROBES:
             timeline.span = self._tracer.begin(scope)
         status, size, body = 499, 0, bytearray()  # 499: the client has left
 
@@ -62,7 +62,7 @@ class Observer:
         finally:
             if timeline.span is not None and self._tracer:
                 self._tracer.end(timeline, status)
-            if self._lines and (scope["path"] not in _PROBES or status >= 400):
+            if self._lines and (scope["path"] not in PROBES or status >= 400):
                 self._write(timeline, status, size, bytes(body))
 
     def _write(self, timeline: Timeline, status: int, size: int, body: bytes) -> None:

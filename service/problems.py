@@ -96,7 +96,7 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(ValidationError)
     async def _invalid(request: Request, error: ValidationError) -> Response:
         count("invalid")
-        errors = error.errors()
+        errors = error.errors(include_url=False, include_input=False)  # what was sent may be long
         for found in errors:
             if isinstance(cause := found.get("ctx", {}).get("error"), Exception):
                 cause.__traceback__ = None  # it holds the whole request, in a circle

@@ -1,8 +1,9 @@
 """How many requests each caller may make: counted in this process, or in a Redis that replicas share.
 
 Several limits together are a rate and quotas (`10/second;10000/day`): what a shorter one refuses uses up no longer one.
-A sliding window of two counters (the library `limits`): the same memory for a million requests a day as for one a
-second, and no burst of twice the limit where two windows meet.
+A sliding window of two counters: the same memory for a million requests a day as for one a second, and no burst of
+twice the limit where two windows meet. In Redis the library `limits` counts so; its storage in memory looks through all
+callers a hundred times a second and bounds them by nothing.
 """
 
 from __future__ import annotations
@@ -11,13 +12,12 @@ import asyncio
 import functools
 import math
 import time
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from limits import RateLimitItem, parse_many
-from limits.storage import MemoryStorage
-from limits.strategies import SlidingWindowCounterRateLimiter
 from prometheus_client import Counter, Gauge
 
 from service import logs
@@ -28,6 +28,7 @@ REDIS_DOWN = Gauge("crossmodal_rate_limit_redis_down", "1 while this process cou
 
 _PATIENCE = 0.1  # seconds that a request waits for Redis
 _TRY_AGAIN = 5.0  # seconds until Redis is asked again after it failed
+_CALLERS = 100_000  # whom one limit remembers in this process, in some 30 MB
 
 
 @dataclass(frozen=True)
@@ -49,13 +50,55 @@ def parse_limits(text: str) -> list[RateLimitItem]:
         raise ValueError(f"rate limit {text!r} is not like 100/second or 10/second;10000/day") from None
 
 
+class Counts:
+    """The requests of each caller under one limit. Who has not been heard of longest goes first, and starts anew."""
+
+    def __init__(self, item: RateLimitItem, most: int = _CALLERS) -> None:
+        self.item = item
+        self._seconds, self._most = item.get_expiry(), most
+        # The window that a caller was last let through in, by number; requests in it, and in the one before.
+        self._callers: OrderedDict[str, tuple[int, int, int]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._callers)
+
+    def hit(self, caller: str, now: float) -> tuple[bool, int, float]:
+        """Count a request at `now`, by time.time(), unless it is one too many.
+
+        Whether it was counted; how many more would be; in how many seconds there will be more, or room for one.
+        """
+        number, passed = int(now // self._seconds), now % self._seconds
+        then, current, before = self._callers.pop(caller, (number, 0, 0))
+        if then != number:
+            current, before = 0, current if then == number - 1 else 0
+        room = self.item.amount - current - math.floor(before * (1 - passed / self._seconds))
+        wait = self._seconds - passed
+        if room > 0:
+            current += 1
+        elif current < self.item.amount:  # until enough of those before no longer count
+            wait -= self._seconds * (self.item.amount - current) / before
+        self._callers[caller] = number, current, before
+        for _ in range(2):  # one may have been added
+            oldest, (then, _, _) = next(iter(self._callers.items()))
+            if then >= number - 1 and len(self._callers) <= self._most:
+                break
+            del self._callers[oldest]
+        return room > 0, max(0, room - 1), wait
+
+
+def _counters(limit: str) -> list[Counts]:
+    return [Counts(item) for item in parse_limits(limit)]
+
+
 class RateLimit:
     """Use from one event loop. Raises ValueError for a limit that cannot be read, or without the package redis."""
 
     def __init__(self, limit: str | None, redis_url: str | None = None) -> None:
-        self._default = parse_limits(limit) if limit else []
-        self._own: dict[str, list[RateLimitItem]] = {}
-        self._here = SlidingWindowCounterRateLimiter(MemoryStorage())
+        try:
+            self._default = _counters(limit) if limit else []
+        except ValueError as error:
+            raise ValueError(f"CROSSMODAL_RATE_LIMIT: {error}") from None
+        self._own: dict[str, list[Counts]] = {}
         self._shared = _redis(redis_url) if redis_url else None
         self._ask_at = 0.0
         self._up = True
@@ -66,9 +109,10 @@ class RateLimit:
 
     async def hit(self, caller: str, limit: str | None = None) -> Verdict | None:
         """Count a request of `caller`, under its own `limit` if it has one. None: there is no limit."""
-        items = self._items(limit) if limit else self._default
-        if not items:
+        counters = self._own_counters(limit) if limit else self._default
+        if not counters:
             return None
+        items = [each.item for each in counters]
         if self._shared is not None and time.monotonic() >= self._ask_at:
             try:
                 async with asyncio.timeout(_PATIENCE):
@@ -80,25 +124,27 @@ class RateLimit:
                 return verdict
         if self._shared is not None:
             REDIS_FAILURES.inc()
-        for item in items:
-            if not self._here.hit(item, caller):
-                reset, _ = self._here.get_window_stats(item, caller)
-                return _verdict(items, item, 0, reset, refused=True)
-        first = items[0]
-        reset, remaining = self._here.get_window_stats(first, caller)
-        return _verdict(items, first, remaining, reset)
+        now = time.time()
+        told = None
+        for each in counters:
+            passed, left, seconds = each.hit(caller, now)
+            if not passed:
+                return _verdict(items, each.item, 0, seconds, refused=True)
+            told = told or (left, seconds)
+        assert told is not None
+        return _verdict(items, items[0], *told)
 
     async def _hit_shared(self, items: list[RateLimitItem], caller: str) -> Verdict:
         assert self._shared is not None
         for item in items:
             if not await self._shared.hit(item, caller):
                 reset, _ = await self._shared.get_window_stats(item, caller)
-                return _verdict(items, item, 0, reset, refused=True)
+                return _verdict(items, item, 0, reset - time.time(), refused=True)
         return _verdict(items, items[0])
 
-    def _items(self, limit: str) -> list[RateLimitItem]:
+    def _own_counters(self, limit: str) -> list[Counts]:
         if limit not in self._own:
-            self._own[limit] = parse_limits(limit)
+            self._own[limit] = _counters(limit)
         return self._own[limit]
 
     def _lost(self, error: Exception) -> None:
@@ -116,10 +162,10 @@ class RateLimit:
 
 
 def _verdict(
-    items: list[RateLimitItem], item: RateLimitItem, left: int | None = None, reset: float = 0.0, refused: bool = False
+    items: list[RateLimitItem], item: RateLimitItem, left: int | None = None, wait: float = 0.0, refused: bool = False
 ) -> Verdict:
     """Headers of draft-ietf-httpapi-ratelimit-headers; what is left is told where that costs no second question."""
-    seconds = max(1, math.ceil(reset - time.time()))
+    seconds = max(1, int(wait) + 1)
     headers = [(b"ratelimit-policy", _policies(tuple(items)))]
     if left is not None:
         headers.append((b"ratelimit", b"%b;r=%d;t=%d" % (_name(item, items), left, seconds)))
@@ -145,9 +191,13 @@ def _redis(url: str) -> Any:
         raise ValueError("CROSSMODAL_REDIS_URL needs the package redis: pip install 'crossmodal[redis]'") from None
     from limits.aio.storage import RedisStorage
     from limits.aio.strategies import SlidingWindowCounterRateLimiter as Shared
+    from limits.errors import ConfigurationError
 
-    storage = RedisStorage(
-        f"async+{url}", implementation="redispy", key_prefix="crossmodal",
-        socket_timeout=_PATIENCE, socket_connect_timeout=_PATIENCE,
-    )  # fmt: skip
+    try:
+        storage = RedisStorage(
+            f"async+{url}", implementation="redispy", key_prefix="crossmodal",
+            socket_timeout=_PATIENCE, socket_connect_timeout=_PATIENCE,
+        )  # fmt: skip
+    except (ConfigurationError, ValueError):  # which may hold the password
+        raise ValueError("CROSSMODAL_REDIS_URL is not like redis://:PASSWORD@HOST:6379/0") from None
     return Shared(storage)

@@ -60,7 +60,7 @@ def hits_json(snapshot: Snapshot, target: str, pages: Sequence[Page], include: S
                 hit["metadata"] = {name: value for name, value in zip(extra, row, strict=True) if value is not None}
         if vectors is not None:
             for hit, vector in zip(hits, vectors[start:stop], strict=True):
-                hit["vector"] = vector
+                hit["vector"] = orjson.Fragment(dumps(vector))  # or nothing else runs until all are written
         answers.append(dumps(hits))
         start = stop
     return answers

@@ -31,7 +31,7 @@ class ImageInput(Strict):
 
     url: str | None = None
     base64: str | None = None
-    id: str | None = None
+    id: Text | None = None
 
     @model_validator(mode="after")
     def _exactly_one(self) -> ImageInput:

@@ -44,6 +44,7 @@ def serve(settings: Settings, host: str, port: int) -> None:
     logging.config.dictConfig(log_config)
     logs.catch_all()
     check_exposure(settings, host)
+    app = create_app(settings)
     listeners = _listen(host, port)  # before the model is loaded, which takes its time
     proxies = list(map(str, settings.trusted_proxies))
     options = {
@@ -56,13 +57,13 @@ def serve(settings: Settings, host: str, port: int) -> None:
     }
     engine = Engine(settings)
     if settings.workers == 1:
-        app = supervise(create_app(settings, engine), settings)
+        app.state.engine = engine
         TimedProtocol.limit(settings, app.state.load)
-        uvicorn.Server(uvicorn.Config(app, **options)).run(listeners)
+        uvicorn.Server(uvicorn.Config(supervise(app, settings), **options)).run(listeners)
         return
     os.environ[READ_THROUGH] = engine.snapshot.name
     engine.close()
-    del engine
+    del app, engine
     for name, value in settings.model_dump(mode="json").items():
         os.environ.pop(f"CROSSMODAL_{name.upper()}", None)
         if value is not None:
@@ -128,15 +129,21 @@ def _supervisor(config: Any, listeners: list[socket.socket]) -> Any:
 
 def worker() -> FastAPI:
     """The application in one of several processes; their settings are in the environment."""
+    from uvicorn.config import STARTUP_FAILURE
+
     from service.app import create_app
     from service.connections import TimedProtocol
     from service.lifecycle import supervise
 
     logs.catch_all()
     settings = Settings()
-    app = supervise(create_app(settings), settings)
+    try:
+        app = create_app(settings)
+    except ValueError as error:  # the file of keys has been taken away since
+        logs.logger("crossmodal.lifecycle").error("this worker cannot start", reason=str(error))
+        sys.exit(STARTUP_FAILURE)
     TimedProtocol.limit(settings, app.state.load)
-    return app
+    return supervise(app, settings)
 
 
 def _listen(host: str, port: int) -> list[socket.socket]:

@@ -8,10 +8,9 @@ a pool that would push its threads off them:
   searches took 1.2 ms on one thread and 12 on two beside a busy encoder. A search is 1 % of a request.
 - The tokeniser computes on the thread that calls it: a batch of queries is too small to split.
 - Pictures are decoded on as many threads as cores: that is as much work as encoding them, and overlaps with it.
-- The encoder works on several batches at once, each on a part of the cores. The threads of one batch wait for the
-  slowest of them at every layer, so that whatever takes a core for a moment (the event loop, another process) idles
-  the others: two streams of one core answered 1.2 times the queries of one stream of two, side by side on a busy
-  machine, and took 1.5 times as long over a query that came alone (8 ms, not 6, where nobody else was busy).
+- The encoder works on several batches at once, each on a part of the cores (dual_encoder/openvino_runtime.py says
+  why): two streams of one core answered 1.2 times the queries of one stream of two, side by side on a busy machine,
+  and took 1.5 times as long over a query that came alone (8 ms, not 6, where nobody else was busy).
   Pictures that come alone, given a second copy of their tower on both cores, were answered later beside other work.
 """
 
@@ -23,10 +22,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Threads:
-    """`encoder` cores, shared by `streams` batches; `decoders` and `search` threads."""
+    """`encoder` cores, shared by its streams; `decoders` and `search` threads."""
 
     encoder: int
-    streams: int
     decoders: int
     search: int = 1
 
@@ -41,4 +39,4 @@ def share(workers: int = 1) -> Threads:
     """The share of one of `workers` processes in this machine's cores."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     cores = max(1, len(os.sched_getaffinity(0)) // workers)
-    return Threads(encoder=cores, streams=min(cores, max(2, cores // 4)), decoders=cores)
+    return Threads(encoder=cores, decoders=cores)

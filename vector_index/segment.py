@@ -1,5 +1,6 @@
 """A segment: a table, its deleted rows, and the FAISS index whose row i is row i of the table."""
 
+import logging
 import threading
 from bisect import bisect_left
 from collections import OrderedDict
@@ -16,6 +17,7 @@ from vector_index import kinds, parameters, tables
 from vector_index.errors import DimensionMismatch, SnapshotCorrupt
 from vector_index.filters import Filter
 from vector_index.manifest import SegmentStamp
+from vector_index.on_device import OnDevice, fits
 
 # A graph's step costs as much as comparing with this many vectors (3 µs and 0.04 to 0.1 µs).
 GRAPH_STEP: Final = 50
@@ -24,6 +26,8 @@ CODES_A_VECTOR: Final = 12
 # Gathering a vector costs as much as asking of this many rows whether they are selected (6 µs and 3 to 6 ns).
 GATHERED: Final = 1_000
 _REMEMBERED: Final = 16  # selections, each a bit a row
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,7 @@ class Segment:
         core = kinds.core_of(self.index)
         self._nlist: int = core.nlist if kinds.is_ivf(core) else 0
         self.limits = parameters.allowed(self.index)
+        self._on_device: OnDevice | None = None
         self._selections: OrderedDict[bytes, Selection] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -99,6 +104,16 @@ class Segment:
         column = self.table.column(name)
         return column.filter(pa.array(self.live())) if len(self.deleted) else column
 
+    def hold(self, device: str) -> bool:
+        """Where every vector is compared, do so on this device from now on; False where it has no room for them."""
+        if self.limits or not len(self):
+            return True
+        try:
+            self._on_device = OnDevice(self._storage, device) if fits(self._storage, device) else None
+        except RuntimeError:  # others took the memory meanwhile
+            return False
+        return self._on_device is not None
+
     def search(
         self,
         queries: npt.NDArray[np.float32],
@@ -120,9 +135,20 @@ class Segment:
         wanted = self._parameters(k, {name: params[name] for name in params if name in self.limits}, modality)
         if selection is None or selection.count == len(self):
             if exact:
-                return kinds.search_all(self._storage, queries, k)
+                return self._search_all(queries, k)
             return kinds.search(self.index, queries, k, parameters.to_faiss(self.index, wanted))
         return self._search_some(queries, k, wanted, selection, exact)
+
+    def _search_all(
+        self, queries: npt.NDArray[np.float32], k: int
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        if (held := self._on_device) is not None:
+            try:
+                return held.search(queries, k)
+            except RuntimeError as error:  # there is no memory left, or no device
+                log.warning("exact search goes on on the CPU: %s", str(error).splitlines()[0])
+                self._on_device = None
+        return kinds.search_all(self._storage, queries, k)
 
     def _parameters(self, k: int, asked: parameters.Parameters, modality: str | None) -> dict[str, int]:
         chosen = self.stamp.index.queries.get(modality or "")

@@ -125,9 +125,15 @@ class SegmentWriter:
         return Queries(asked, alike=np.ascontiguousarray(vectors[alike]))
 
     def finish(
-        self, snapshot: Path, name: str, index_type: str, queries: dict[str, Queries], target: Target
+        self,
+        snapshot: Path,
+        name: str,
+        index_type: str,
+        queries: dict[str, Queries],
+        target: Target,
+        beside: SegmentStamp | None = None,
     ) -> SegmentStamp:
-        """Make it the segment `name` of the snapshot in the making at this path.
+        """Make it the segment `name` of the snapshot in the making at this path; `beside` as `build_index` has it.
 
         Raises:
             ValueError: an id is there twice.
@@ -138,7 +144,7 @@ class SegmentWriter:
         if (twice := tables.first_out_of_order(table, order)) is not None:
             raise ValueError(f"{name}: id {twice!r} is there twice")
         np.save(snapshot / f"{name}.order.npy", order)
-        stamp = build_index(index_type, self.vectors(), queries, target, snapshot / f"{name}.faiss")
+        stamp = build_index(index_type, self.vectors(), queries, target, snapshot / f"{name}.faiss", beside)
         os.rename(self._folder / "rows.arrow", snapshot / f"{name}.arrow")
         if self._thumbnails is not None:
             os.rename(self._folder / "thumbnails.arrow", snapshot / thumbnails_name(name))

@@ -14,7 +14,7 @@ import numpy as np
 from vector_index import kinds, parameters
 from vector_index.construction import EF_CONSTRUCTION, write_index
 from vector_index.kinds import AUTO, FLAT_ROWS, Floats, Ints
-from vector_index.manifest import IndexStamp, OperatingPoint, RecallPoint
+from vector_index.manifest import IndexStamp, OperatingPoint, RecallPoint, SegmentStamp
 
 EF_SEARCH: Final = (16, 32, 64, 128, 256, 512, 1024)
 NPROBE: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
@@ -53,7 +53,14 @@ class Queries:
     alike: Floats | None = None
 
 
-def build_index(kind: str, vectors: Floats, queries: Mapping[str, Queries], target: Target, path: Path) -> IndexStamp:
+def build_index(
+    kind: str,
+    vectors: Floats,
+    queries: Mapping[str, Queries],
+    target: Target,
+    path: Path,
+    beside: SegmentStamp | None = None,
+) -> IndexStamp:
     """Build a FAISS inner-product index at `path` and measure it with queries of each modality ("images", "texts").
 
     Args:
@@ -62,18 +69,18 @@ def build_index(kind: str, vectors: Floats, queries: Mapping[str, Queries], targ
         queries: by modality; those of no modality are measured on their own vectors.
         target: the cheapest operating point that reaches it is chosen for each modality; the best, with a warning,
             where none does.
+        beside: a larger segment of the same collection. What "auto" took for it is tried before a choice is made.
     """
     queries = {name: each for name, each in queries.items() if len(each.vectors)}
-    among = choose_index_types(vectors, queries, target) if kind == AUTO else [kind]
     best: IndexStamp | None = None
     last: dict[str, Floats] = {}
-    for each in among:
-        beside = path.with_suffix(".part")
-        stamp = _build(each, vectors, queries, target, beside, last)
+    for each in _kinds(kind, vectors, queries, target, beside):
+        part = path.with_suffix(".part")
+        stamp = _build(each, vectors, queries, target, part, last)
         if best is None or stamp.recall > best.recall:
-            beside.replace(path)
+            part.replace(path)
             best = stamp
-        beside.unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
         if best.recall >= target.recall:
             break
     assert best is not None
@@ -86,6 +93,19 @@ def build_index(kind: str, vectors: Floats, queries: Mapping[str, Queries], targ
                 "%s takes %.2f ms for %s as queries, more than %g", best.kind, point.ms, name, target.latency_ms
             )
     return best
+
+
+def _kinds(
+    kind: str, vectors: Floats, queries: Mapping[str, Queries], target: Target, beside: SegmentStamp | None
+) -> Iterator[str]:
+    """What to build until one reaches the recall; the choice, which is most of the work, is made when it is needed."""
+    if kind != AUTO:
+        yield kind
+        return
+    known = None if beside is None else resized(beside.index.kind, beside.rows, *vectors.shape)
+    if known is not None:
+        yield known
+    yield from (each for each in choose_index_types(vectors, queries, target) if each != known)
 
 
 def _build(
@@ -138,6 +158,11 @@ def _approximate(n: int, dim: int) -> list[str]:
         many = f"IVF{2 * lists}(PQ{dim // 4}x4fs,RFlat)"  # ranking lists by codes, it can have more of them
         among.append(f"LeanVec{dim // 2},{many},PQ{dim // 4}x4fsr,Refine(SQfp16)")
     return among
+
+
+def resized(kind: str, rows: int, n: int, dim: int) -> str | None:
+    """Return what a kind that "auto" took for `rows` vectors is called for n, None where it is no candidate there."""
+    return dict(zip(_approximate(rows, dim), _approximate(n, dim), strict=True)).get(kind) if n > FLAT_ROWS else None
 
 
 def is_exact(kind: str, n: int) -> bool:

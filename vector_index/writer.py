@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
+from operator import attrgetter
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -23,9 +24,10 @@ from vector_index.manifest import MANIFEST_NAME, CollectionStamp, FileStamp, Man
 from vector_index.segment import Segment, check_vectors
 from vector_index.segment_writer import SegmentWriter
 from vector_index.snapshot import COLLECTIONS, REJECTS, Snapshot, manifest_hash, segment_files, thumbnails_name
-from vector_index.tuning import RECALL_QUERIES, Queries, Target, is_exact
+from vector_index.tuning import ALIKE, RECALL_QUERIES, Queries, Target, is_exact
 
 _DEAD: Final = 0.25  # share of deleted rows from which a segment is rewritten: a graph walks through them all the same
+_BY_ROWS: Final = attrgetter("rows")
 
 
 class SnapshotWriter:
@@ -242,9 +244,11 @@ class SnapshotWriter:
         return name
 
     def _queries(self, searched: "_Change") -> dict[str, Queries]:
-        """Vectors of each modality to measure the index of what is written with."""
+        """Vectors of each modality to measure the index of what is written with; none where it is exact."""
+        if searched.exact(self._index_type):
+            return {}
         queries = {change.name: change.sample(own=change is searched) for change in (self._images, self._texts)}
-        if self._texts.count == 0 and self._text_queries is not None and not searched.exact(self._index_type):
+        if self._texts.count == 0 and self._text_queries is not None:
             queries["texts"] = Queries(check_vectors(self._text_queries(), self._model.dim))
         return {name: each for name, each in queries.items() if len(each.vectors)}
 
@@ -321,11 +325,14 @@ class _Change:
         return linked
 
     def sample(self, own: bool) -> Queries:
-        """Queries to measure recall with: of what is written, else of the base; `own` for those of its own rows."""
-        if self.new.rows or self._base is None:
+        """Queries to measure recall with: of what is written, of the base where that is too little; `own` for those of
+        its own rows."""
+        if own or self._base is None or self.new.rows >= min(RECALL_QUERIES, len(self._base)):
             return self.new.sample(own)
         live = self._base.live()
-        return Queries(self._base.vectors(live[kinds.evenly_spread(len(live), RECALL_QUERIES)]))
+        rows = kinds.evenly_spread(len(live), RECALL_QUERIES)
+        alike = np.setdiff1d(kinds.evenly_spread(len(live), ALIKE), rows)
+        return Queries(self._base.vectors(live[rows]), alike=self._base.vectors(live[alike]))
 
     def exact(self, index_type: str) -> bool:
         """Whether what is written is searched exactly, so that nothing is to be measured."""
@@ -334,9 +341,9 @@ class _Change:
     def finish(self, snapshot: Path, index_type: str, queries: dict[str, Queries], target: Target) -> CollectionStamp:
         stamps = list(self._kept)
         if self.writes:
-            name = self._segment(len(self._kept))
-            stamps.append(self.new.finish(snapshot, name, index_type, queries, target))
-        largest = max(stamps, key=lambda stamp: stamp.rows)
+            name, beside = self._segment(len(self._kept)), max(self._kept, key=_BY_ROWS, default=None)
+            stamps.append(self.new.finish(snapshot, name, index_type, queries, target, beside))
+        largest = max(stamps, key=_BY_ROWS)
         rows = sum(stamp.rows - stamp.deleted for stamp in stamps)
         return CollectionStamp(rows=rows, index=largest.index, segments=stamps)
 

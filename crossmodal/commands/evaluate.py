@@ -44,7 +44,7 @@ def evaluate(
     ] = None,
     html: Annotated[Path | None, typer.Option(help="Also write a report to this file.")] = None,
     runtime: Annotated[str, typer.Option(help="auto, openvino, torch")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, bf16, fp32, int8")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, bf16, fp32; fp16 on a GPU; int8")] = "auto",
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Retrieval both ways, zero-shot classification, hard negatives, and one model against another."""

@@ -15,7 +15,7 @@ from crossmodal.place import place
 from crossmodal.quantity import BYTES, MILLISECONDS, quantity
 
 if TYPE_CHECKING:
-    from indexer.engine import Encoder, Engine
+    from indexer.engine import Engine
     from vector_index import RecallPoint
     from vector_index import store as stores
     from vector_index.milvus import MilvusStore
@@ -49,9 +49,11 @@ def build(
     target_recall: Annotated[float, typer.Option(help="recall@10 that the index must reach.", min=0, max=1)] = 0.95,
     memory: Annotated[str | None, typer.Option(help="Most that auto lets an index hold in memory: 4GB, 500MB")] = None,
     target_latency: Annotated[str | None, typer.Option(help="Most that a search may take: 5ms")] = None,
-    device: _Device = "auto",
+    device: Annotated[
+        str, typer.Option(help="auto, cpu, cuda; several GPUs: cuda:0,cuda:1", envvar="CROSSMODAL_DEVICE")
+    ] = "auto",
     runtime: Annotated[str, typer.Option(help="auto, openvino, torch")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, bf16, fp32, int8")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, bf16, fp32; fp16 on a GPU; int8")] = "auto",
     resume: Annotated[bool, typer.Option("--resume/--fresh", help="Go on with an interrupted build.")] = True,
     thumbnails: Annotated[bool, typer.Option(help="Keep small pictures for the page.")] = True,
     engine: Annotated[str, typer.Option(help="local, or ray: on the machines of a Ray cluster.")] = "local",
@@ -66,6 +68,7 @@ def build(
     from crossmodal.progress import progress
     from dual_encoder import load_encoder
     from indexer import build_index
+    from indexer.engine import LocalEngine
 
     latency = None if target_latency is None else quantity(target_latency, MILLISECONDS, "--target-latency")
     held = None if memory is None else int(quantity(memory, BYTES, "--memory"))
@@ -73,24 +76,31 @@ def build(
         raise typer.BadParameter(f"{engine!r} is neither local nor ray", param_hint="--engine")
     if engine == "local" and (ray_workers is not None or ray_address != "auto"):
         raise typer.BadParameter("--ray-address and --ray-workers go with --engine ray")
-    options: dict[str, Any] = {"device": device, "runtime": runtime, "precision": precision}
+    devices = device.split(",")
+    if engine == "ray" and len(devices) > 1:
+        raise typer.BadParameter("with --engine ray each worker has one GPU: say cuda", param_hint="--device")
+    options: dict[str, Any] = {"runtime": runtime, "precision": precision}
     there = _reached(store, store_index)
     if there is not None and index_type == "auto":
         index_type = "Flat"  # searched in the store, which is to have the vectors as they are
     with ExitStack() as stack:
-        encoder: Encoder | Engine
+        chosen: Engine
+        batch = {}
         if engine == "ray":
             from indexer.ray_engine import RayEngine
 
-            encoder = stack.enter_context(RayEngine(model, address=ray_address, workers=ray_workers, **options))
+            chosen = stack.enter_context(
+                RayEngine(model, address=ray_address, workers=ray_workers, device=device, **options)
+            )
         else:
-            encoder = load_encoder(model, **options)
+            encoders = [load_encoder(model, device=each, **options) for each in devices]
+            chosen, batch = LocalEngine(*encoders), {"batch_size": encoders[0].batch}
         report = stack.enter_context(progress("indexing"))
         result = build_index(
-            source, out, encoder, captions=captions, index_type=index_type, target_recall=target_recall,
+            source, out, chosen, captions=captions, index_type=index_type, target_recall=target_recall,
             memory=held,
             target_latency_ms=latency,
-            resume=resume, thumbnails=thumbnails, progress=lambda p: report(p.done, p.total),
+            resume=resume, thumbnails=thumbnails, progress=lambda p: report(p.done, p.total), **batch,
         )  # fmt: skip
     _publish(out, there, store_index)
     if json:
@@ -110,7 +120,7 @@ def add(
     prune: Annotated[bool, typer.Option("--prune", help="Remove what SOURCE had before and has no longer.")] = False,
     device: _Device = "auto",
     runtime: Annotated[str, typer.Option(help="auto, openvino, torch")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, bf16, fp32, int8")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, bf16, fp32; fp16 on a GPU; int8")] = "auto",
     resume: Annotated[bool, typer.Option("--resume/--fresh", help="Go on with an interrupted change.")] = True,
     thumbnails: Annotated[bool, typer.Option(help="Keep small pictures for the page.")] = True,
     store: _Store = None,
@@ -130,7 +140,7 @@ def add(
     with progress("adding") as report:
         result = add_to_index(
             source, index, encoder, captions=captions, prune=prune, resume=resume, thumbnails=thumbnails,
-            progress=lambda p: report(p.done, p.total),
+            progress=lambda p: report(p.done, p.total), batch_size=encoder.batch,
         )  # fmt: skip
     _publish(index, there, store_index)
     _print_change(result, json)

@@ -25,7 +25,7 @@ async def embeddings(request: Request, engine: EngineOf) -> Response:
     """Unit vectors of texts, or of images given as URLs or data: URIs."""
     wanted = await json_of(request, EmbeddingsRequest, engine)
     if wanted.model not in (None, engine.encoder.reference):
-        raise Problem(404, f"there is no model {wanted.model!r} here, only {engine.encoder.reference!r}")
+        raise Problem(404, f"there is no model {str(wanted.model)[:100]!r} here, only {engine.encoder.reference!r}")
     inputs = [wanted.input] if isinstance(wanted.input, str) else wanted.input
     _check_count(engine, len(inputs), "inputs")
     if wanted.modality == "text" and any(len(text) > 10_000 for text in inputs):

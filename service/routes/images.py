@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import mimetypes
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from fastapi import APIRouter, Response
@@ -22,8 +20,6 @@ from vector_index.store import Snapshot
 router = APIRouter(prefix="/v1/images", tags=["pictures"])
 # What a browser may show in its place. An SVG or a page could carry a script; anything else is saved, not shown.
 _SHOWN = frozenset(f"image/{kind}" for kind in ("jpeg", "png", "webp", "gif", "bmp", "tiff", "avif", "heic"))
-# Their own: a corpus that is far away, or hangs, keeps no query waiting.
-_READERS = ThreadPoolExecutor(8, thread_name_prefix="content")
 
 
 @router.get("/{id}")
@@ -53,8 +49,7 @@ async def content(id: str, engine: EngineOf) -> Response:
         return RedirectResponse(row["uri"])
     root = _root_of(row["uri"], snapshot, engine.settings.corpus_root)
     try:
-        read = partial(files.read, root, row["uri"], row["offset"], row["length"])
-        data = await asyncio.get_running_loop().run_in_executor(_READERS, read)
+        data = await engine.read(partial(files.read, root, row["uri"], row["offset"], row["length"]))
     except (OSError, ValueError) as error:
         raise Problem(404, f"the file {row['uri']!r} cannot be read where it was indexed ({_why(error)})") from None
     headers = _kept(engine)

@@ -40,7 +40,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory, scenes: Path, encoder: D
 
 
 def test_close_to_the_whole_model(directory: Path, scenes: Path, encoder: DualEncoder) -> None:
-    small = load_encoder(str(directory), precision="int8", streams=2, threads=2)
+    small = load_encoder(str(directory), precision="int8", threads=2)
     assert (small.runtime.name, small.runtime.precision) == ("openvino", "int8")
     texts = ["", "a red star", "红色星形", "a blue circle above a red square " * 4, "word " * 100]
     pictures = [open_image(path.read_bytes()).image for path in sorted(scenes.parent.rglob("*.jpg"))[:5]]

@@ -117,6 +117,7 @@ def test_pairs_of_files(tmp_path: Path, encoder: DualEncoder, kind: Any) -> None
             snapshot.images.vectors(range(10)), vectors, atol=1e-3 if kind is np.float16 else 1e-6
         )
         assert snapshot.manifest.images.index.kind == "HNSW8"
+        assert set(snapshot.manifest.images.index.queries) == {"images", "texts"}  # without a caption, too
         assert snapshot.manifest.target_recall == 0.5
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,10 +23,11 @@ class Colours:
 
     reference, fingerprint, dim = "colours", "c" * 64, 4
     image_size = (4, 4)
+    streams = 1
+    runtime: Any = SimpleNamespace(name="mean", precision="fp32")
 
-    @property
-    def preprocess(self) -> Callable[[Image.Image], NDArray[np.float32]]:
-        return lambda image: np.asarray(image.resize((4, 4), Image.Resampling.NEAREST), np.float32).transpose(2, 0, 1)
+    def prepare(self, image: Image.Image) -> NDArray[np.float32]:
+        return np.asarray(image.resize((4, 4), Image.Resampling.NEAREST), np.float32).transpose(2, 0, 1)
 
     def encode_pixels(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
         return unit(np.hstack([pixels.mean((2, 3)), np.ones((len(pixels), 1), np.float32)]))

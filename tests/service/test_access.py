@@ -283,10 +283,13 @@ def test_serve_refuses_in_one_line(index: Path, free_port: int, tmp_path: Path) 
     token = serve(CROSSMODAL_JWT_JWKS_URL="https://issuer.example/jwks")
     limit = serve(CROSSMODAL_RATE_LIMIT="lots")
     hosts = serve(CROSSMODAL_IMAGE_URL_HOSTS='["https://a.example/"]')
-    for done, words in [(exposed, "--insecure"), (missing, "none.json"), (token, "JWT_ISSUER"), (limit, "lots"),
-                        (hosts, "image_url_hosts")]:  # fmt: skip
+    workers = serve(CROSSMODAL_REDIS_URL="redis://:secret@redis:no port", CROSSMODAL_WORKERS="2")
+    assert "secret" not in workers.stderr
+    for done, words in [(workers, "REDIS_URL"), (exposed, "--insecure"), (missing, "none.json"), (token, "JWT_ISSUER"), (limit, "lots"),
+                        (hosts, "IMAGE_URL_HOSTS")]:  # fmt: skip
         assert done.returncode == 1
         assert words in done.stderr
+        assert done.stderr.splitlines()[-1].startswith("error: ")
         assert "Traceback" not in done.stderr
 
 

@@ -20,7 +20,7 @@ from PIL import Image
 
 from service.admission import ALLOWANCE, Admission, Allowance
 from service.app import create_app
-from service.batcher import Batcher
+from service.batcher import ITEMS, Batcher
 from service.errors import Problem
 from service.loop_lag import LoopLoad
 from service.refusals import REFUSALS
@@ -292,6 +292,113 @@ def test_one_text_does_not_wait_for_a_batch_job(index: Path) -> None:
             assert not job.done()
             assert (await job).status_code == 200
             assert alone < 0.5 * (time.perf_counter() - began)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("what", ["facets", "content", "thumbnail", "item", "id", "long texts"])
+def test_a_flood_of_other_work_is_bounded_and_texts_live_through_it(
+    index: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    app = create_app(Settings(index=index, cache_bytes=0, queue_seconds=0.4))
+
+    def slow(result: Any) -> Any:
+        time.sleep(0.2 if what == "content" else 0.05)
+        return result
+
+    async def main() -> None:
+        async with Flood(app, 0.0) as flood:
+            images = app.state.engine.snapshot.images
+            id = images.take([0], ["id"]).to_pylist()[0]["id"]
+            row_of = images.row_of
+            if what == "facets":
+                monkeypatch.setattr(images, "value_counts", lambda *_: slow([]))
+            elif what == "long texts":
+                encoder = app.state.engine.encoder
+                rows = encoder.token_rows
+                encoder.token_rows = lambda texts: slow(rows(texts)) if len(texts[0]) > 200 else rows(texts)
+            elif what == "content":
+                monkeypatch.setattr("corpus.files.read", lambda *_: slow(b"x"))
+            else:
+                monkeypatch.setattr(images, "row_of", lambda id: slow(row_of(id)))
+
+            async def ask() -> httpx.Response:
+                if what == "facets":
+                    body = {"query": {"vector": [1.0] * images.dim}, "facets": ["shape"], "k": 1}
+                    return await flood.http.post("/v1/search/images", json=body)
+                if what == "long texts":
+                    return await flood.http.post("/v1/embeddings", json={"input": "star " * 100})
+                if what == "id":
+                    return await flood.http.get("/v1/search/images", params={"image_id": id, "k": 1})
+                return await flood.http.get(f"/v1/images/{id}" + ("" if what == "item" else f"/{what}"))
+
+            assert [(await ask()).status_code for _ in range(2)] == [200] * 2
+            before = count("overload") + count("loop")
+            asked = []
+            for _ in range(60):
+                asked.append(asyncio.create_task(ask()))
+                await asyncio.sleep(0.002)
+            text = await flood.text("a star in a flood")
+            assert not all(each.done() for each in asked)
+            statuses = [(await each).status_code for each in asked]
+            assert text.status_code == 200
+            assert set(statuses) == {200, 503}
+            assert statuses.count(200) >= 5
+            assert count("overload") + count("loop") == before + statuses.count(503)
+            assert (await ask()).status_code == 200  # and it is over
+
+    asyncio.run(main())
+
+
+def test_groups_wait_with_the_deep_searches(index: Path) -> None:
+    app = create_app(Settings(index=index))
+
+    async def main() -> None:
+        async with Flood(app, 0.0) as flood:
+            before = ITEMS.labels("deep search")._sum.get()
+            body = {"query": {"text": "a star"}, "k": 3, "group_by": "shape"}
+            assert (await flood.http.post("/v1/search/images", json=body)).status_code == 200
+            assert ITEMS.labels("deep search")._sum.get() == before + 1
+
+    asyncio.run(main())
+
+
+def test_large_answers_that_wait_to_be_taken_are_bounded(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("corpus.files.read", lambda *_: b"x" * 1_000_000)
+    app = create_app(Settings(index=index, bytes_in_flight=2_500_000))
+
+    async def main() -> None:
+        async with app.router.lifespan_context(app):
+            id = app.state.engine.snapshot.images.take([0], ["id"]).to_pylist()[0]["id"]
+            gate = asyncio.Event()
+            most = 0
+
+            async def ask() -> tuple[int, int]:
+                """Its status, and its bytes, of which it takes only the first few at once."""
+                status = size = 0
+
+                async def send(message: Any) -> None:
+                    nonlocal status, size, most
+                    status = message.get("status", status)
+                    most = max(most, len(message.get("body", b"")))
+                    size += len(message.get("body", b""))
+                    if size:
+                        await gate.wait()
+
+                scope = {"type": "http", "method": "GET", "path": f"/v1/images/{id}/content", "query_string": b"",
+                         "headers": [], "http_version": "1.1", "server": ("x", 80), "scheme": "http", "raw_path": b"",
+                         "root_path": "", "client": None}  # fmt: skip
+                await app(scope, asyncio.Event().wait, send)  # type: ignore[arg-type]
+                return status, size
+
+            before = count("memory")
+            held = [asyncio.create_task(ask()) for _ in range(3)]
+            await asyncio.sleep(0.3)
+            assert count("memory") == before + 1
+            gate.set()
+            assert sorted([await each for each in held])[:2] == [(200, 1_000_000)] * 2
+            assert await ask() == (200, 1_000_000)  # what was held has been let go
+            assert most <= 300_000
 
     asyncio.run(main())
 

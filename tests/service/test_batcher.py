@@ -132,6 +132,25 @@ def test_what_waits_becomes_the_next_batch_within_the_budget_and_what_left_is_dr
     asyncio.run(main())
 
 
+@pytest.mark.parametrize(("waiting", "beside", "first"), [(6, 0, 6), (5, 0, 3), (6, 1, 3)])
+def test_a_crowd_alone_comes_in_larger_batches(unhurried: None, waiting: int, beside: int, first: int) -> None:
+    batches: list[int] = []
+
+    def work(items: Sequence[int]) -> list[int]:
+        batches.append(len(items))
+        return list(items)
+
+    async def main() -> None:
+        batcher = Batcher("test")
+        submit = batcher.lane("one", work, 3, 6)
+        other = batcher.lane("other", list, 1)
+        await asyncio.gather(*map(submit, range(waiting)), *map(other, range(beside)))
+        batcher.close()
+
+    asyncio.run(main())
+    assert batches[0] == first
+
+
 def test_idle_workers_share_a_burst(unhurried: None) -> None:
     batches: list[int] = []
     both = threading.Barrier(2, timeout=10)

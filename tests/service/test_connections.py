@@ -207,6 +207,25 @@ def test_a_client_that_does_not_read_is_hung_up_on(port: int) -> None:
     assert refusals(port, "slow_reader") == before + 1
 
 
+def test_a_client_that_reads_slowly_but_reads_gets_all(port: int) -> None:
+    """Of an answer that it takes twice the time for that it may take nothing in."""
+    before = refusals(port, "slow_reader")
+    body = json.dumps({"queries": [{"text": f"star {n}"} for n in range(64)], "k": 60, "include": ["vector"]}).encode()
+    head = b"POST /v1/search/images HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body)
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        client.settimeout(10)
+        client.connect(("127.0.0.1", port))
+        client.sendall(head + body)
+        seen = bytearray()
+        while piece := client.recv(65536):
+            seen += piece
+            time.sleep(len(piece) / 4e6)
+    told, _, answer = bytes(seen).partition(b"\r\n\r\n")
+    assert int(told.lower().split(b"content-length: ")[1].split(b"\r\n")[0]) == len(answer) > 8e6
+    assert refusals(port, "slow_reader") == before
+
+
 def test_beyond_the_most_connections_the_idle_give_way_to_the_new(port: int) -> None:
     before = refusals(port, "connections")
     held = [socket.socket() for _ in range(200)]
@@ -287,6 +306,7 @@ def test_what_the_loop_has_no_time_for_is_refused_at_its_head(index: Path, monke
             assert client.get("/readyz").status_code == 200
             assert client.head("/v1/search/images").status_code == 503  # without a body, or the next would be misread
             assert client.post("/%761/search/images", json=body).status_code == 503
+            assert client.get("/page/app.js").status_code == 503  # as dear as a search, and anybody's
             assert client.get("/readyz").status_code == 200
             with connect(port) as old:
                 old.sendall(b"POST /v1/search/images HTTP/1.0\r\nContent-Length: 1\r\n\r\nx")

@@ -66,6 +66,15 @@ def test_pixels_equal_those_decoded_here(decoder: DecoderProcess) -> None:
     assert decoder.decode(jpeg()).shape == (3, 32, 48)
 
 
+@pytest.mark.parametrize("isolated", [True, False])
+def test_a_gpu_is_given_bytes(isolated: bool) -> None:
+    decoders = Decoders(PREPROCESS, isolated=isolated, max_bytes=2**20, max_pixels=10**8, timeout=30, as_bytes=True)
+    (found,) = decoders.decode_all([jpeg()])
+    decoders.close()
+    assert (found.dtype, found.shape) == (np.uint8, (32, 48, 3))
+    np.testing.assert_array_equal(PREPROCESS.normalise(found), PREPROCESS(open_image(jpeg(), 32).image))
+
+
 def do_while_decoding(decoder: DecoderProcess, number: int) -> None:
     def act() -> None:
         while _state(decoder.pid) != "R":  # it has begun
@@ -131,6 +140,16 @@ def test_one_that_cannot_be_started_is_tried_again(monkeypatch: pytest.MonkeyPat
         assert decoders.decode_all([jpeg()])[0].shape == (3, 32, 48)
     finally:
         decoders.close()
+
+
+def test_one_that_starts_too_slowly_gives_no_other_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its first word, that it is ready, was taken for the answer to a picture."""
+    decoders = Decoders(PREPROCESS, isolated=True, max_bytes=2**20, max_pixels=10**8, timeout=30)
+    monkeypatch.setattr("service.decoders._START", 0.001)
+    decoders.prepare()
+    with pytest.raises(Problem, match="cannot be started: not in"):
+        decoders.decode_all([jpeg()])
+    assert decoders.pids == []
 
 
 def test_the_process_ends_with_its_thread() -> None:

@@ -156,6 +156,7 @@ def test_a_stuck_encoder_is_seen_and_gives_503(index: Path) -> None:
         assert engine.queries.batcher.waiting == 0
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
 def test_a_deep_page_is_searched_exactly_and_agrees_with_a_shallow_one(index: Path) -> None:
     engine = Engine(Settings(index=index))
 
@@ -169,6 +170,8 @@ def test_a_deep_page_is_searched_exactly_and_agrees_with_a_shallow_one(index: Pa
         assert await hits(k=5, offset=2) == deep[2:7]
         assert await hits(k=10, offset=400) == []
         assert await hits(k=10, min_score=2.0) == []
+        assert await hits(k=10, min_score=1e300) == []  # which float32 does not hold
+        assert len(await hits(k=10, min_score=-1e300)) == 10
 
     asyncio.run(main())
     engine.close()

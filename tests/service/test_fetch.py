@@ -186,7 +186,7 @@ def test_off_by_default() -> None:
     "entry", ["", "a b", "https://a.example", "a.example/x", "user@a.example", ":80", "a.example:x"]
 )
 def test_a_bad_entry_of_the_list_stops_the_start(entry: str) -> None:
-    with pytest.raises(ValueError, match="image_url_hosts"):
+    with pytest.raises(ValueError, match="IMAGE_URL_HOSTS"):
         fetcher(resolver([]), image_url_hosts=[entry])
 
 

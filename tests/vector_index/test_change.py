@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from vector_index import Filter, IndexDirectory, ModelStamp, Snapshot, SnapshotWriter, UnknownId
+from vector_index import Filter, IndexDirectory, ModelStamp, Snapshot, SnapshotWriter, UnknownId, tuning
 
 DIM = 8
 MODEL = ModelStamp(reference="tiny", fingerprint="f00d", dim=DIM)
@@ -164,6 +164,27 @@ def test_a_small_change_links_what_is_large(
     rejects = (second / "rejects.jsonl").read_text("utf-8")
     assert "broken.jpg" not in rejects  # it is a picture now
     assert Snapshot(second).manifest.rejects == 1
+
+
+def test_what_is_added_to_much_is_of_its_kind(
+    directory: IndexDirectory, publish: Callable[..., str], make_corpus: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tuning, "FLAT_ROWS", 700)
+    monkeypatch.setattr(tuning, "choose_index_types", lambda vectors, *_: tuning.candidates(*vectors.shape)[:1])
+    publish(make_corpus(1_500), target_recall=0.9)
+    monkeypatch.setattr(tuning, "choose_index_types", lambda *_: pytest.fail("chosen anew"))
+    base = directory.open()
+    more = make_corpus(800, seed=1)
+    images = more.images.set_column(0, "id", pa.array([f"new {id}" for id in more.image_ids]))
+    with directory.lock(), SnapshotWriter(
+        directory, model=base.manifest.model, source="x", base=base, target_recall=0.9
+    ) as writer:  # fmt: skip
+        writer.add_images(images, more.image_vectors)
+        writer.publish()
+    [old, new] = directory.open().manifest.images.segments
+    assert new.index.kind == tuning.resized(old.index.kind, 1_500, 800, 16) == "IVF128,SQ8"
+    assert new.index.recall >= 0.9
+    assert set(new.index.queries) == {"images", "texts"}
 
 
 @pytest.mark.parametrize(

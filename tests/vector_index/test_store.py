@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,9 @@ def test_values_are_counted(snapshot: Snapshot) -> None:
         credits = [row["photo credit"] for row in kept if row["photo credit"] is not None]
         assert dict(images.value_counts("photo credit", condition)) == {v: credits.count(v) for v in set(credits)}
     assert images.value_counts("captions")[0] == ("one", sum("one" in (ROWS[n]["captions"] or []) for n in KEPT))
+    numbers = Counter(ROWS[n]["in"] for n in KEPT if ROWS[n]["in"] is not None)
+    best = sorted(numbers.items(), key=lambda item: (-item[1], item[0]))[:7]
+    assert images.value_counts("in", most=7) == best  # of those as common, the least first
     assert images.value_counts("nothing") == []
 
 

@@ -100,6 +100,14 @@ def test_auto_takes_the_next_kind_where_the_first_falls_short(monkeypatch: pytes
     assert [path.name for path in tmp_path.iterdir()] == ["i.faiss"]
 
 
+def test_a_kind_at_another_size() -> None:
+    for kind in tuning.candidates(10**7, 512):
+        assert tuning.resized(kind, 10**7, 10**5, 512) in tuning.candidates(10**5, 512)
+    assert tuning.resized("HNSW32,SQ8", 10**7, 10**5, 512) == "HNSW32,SQ8"
+    assert tuning.resized("IVF32768_HNSW32,SQ4", 10**7, 10**5, 512) is None
+    assert tuning.resized("HNSW32,SQ8", 10**7, 10**4, 512) is None  # that few are exact
+
+
 def test_nothing_is_flat(tmp_path: Path) -> None:
     stamp = build_index("HNSW32,SQ8", vectors(0), {}, Target(), tmp_path / "i.faiss")
     assert (stamp.kind, stamp.recall) == ("Flat", 1.0)

@@ -68,7 +68,12 @@ def examine(record: Record, options: Options, sidecars: str | None = None) -> Ex
 
     `sidecars` is the folder, or its address, where `a.txt` has the captions of `a.jpg`.
     """
-    found = Examined(record.uri, metadata=plain(record.metadata))
+    found = Examined(record.uri)
+    try:
+        found.metadata = plain(record.metadata)
+    except RecursionError:
+        found.given, found.refusal = len(record.captions), Refusal("unreadable", "its metadata are nested too deeply")
+        return found
     _take_captions(record, found, options, sidecars)
     if options.honour_split and (value := record.metadata.get("split")) not in (None, ""):
         found.split = str(value).strip().lower()

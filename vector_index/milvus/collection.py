@@ -170,7 +170,7 @@ class MilvusCollection:
         if kept and field is not None:
             for value in self._values(field, where):
                 total.update(set(value) if isinstance(value, list) else () if value is None else (value,))
-        found = sorted(total.items(), key=lambda item: (-item[1], str(item[0])))[:most]
+        found = sorted(total.items(), key=lambda item: (-item[1], item[0]))[:most]
         with self._lock:
             self._counted[key] = found
             while len(self._counted) > _REMEMBERED:

@@ -18,18 +18,20 @@ from corpus.records import Record, Source, as_address, captions_of, file_stamp
 
 _CAPTIONS = (".txt", ".caption")
 _TEXTS = (*_CAPTIONS, ".json")
+_HELD = 32 * 2**20  # bytes of texts that are read as a shard is gone through; the others are gone back to
 _KNOWN = ("caption", "sha256", "width", "height")  # fields of img2dataset that the index finds out for itself
 
 
-class _Image(NamedTuple):
-    """Where a picture lies in a shard, in bytes."""
+class _Member(NamedTuple):
+    """Where a file lies in a shard, in bytes; and what is in it, of a text that was read."""
 
     name: str
     offset: int
     length: int
+    text: bytes | None = None
 
 
-_Sample: TypeAlias = dict[str, _Image | str]  # suffix -> a picture, or a text
+_Sample: TypeAlias = dict[str, _Member]  # by suffix
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,8 @@ class _Shard:
 def open_shards(shards: Sequence[Path], root: Path) -> Source:
     """Pictures with `.txt` or `.caption` captions and `.json` metadata, wherever in their shard these lie.
 
-    So a shard is gone through before its first picture comes, and its texts are held in memory. One that is broken or
-    cut short gives what lies before the break, then one record that cannot be read.
+    So a shard is gone through before its first picture comes; memory holds where its members lie, and 32 MiB of texts.
+    One that is broken or cut short gives what lies before the break, then one record that cannot be read.
     """
     root = root.resolve()
 
@@ -74,77 +76,78 @@ def _records(shards: Iterable[_Shard]) -> Iterator[Record]:
 
 
 def _members(shard: _Shard) -> Iterator[Record]:
-    stamp, broken = shard.stamp(), ""
-    samples: list[_Sample] = []
+    stamp = shard.stamp()
     try:
-        # Compressed, its pictures could not be read at random.
-        with shard.open() as file, tarfile.open(fileobj=file, mode="r:") as tar:
-            _gather(tar, samples)
+        with shard.open() as file:
+            samples: list[_Sample] = []
+            broken = _gather(file, samples)
+            for sample in samples:
+                yield from _record(file, shard, stamp, sample)
+            if broken is not None:
+                raise broken
     except (tarfile.TarError, EOFError, OSError, ValueError) as error:
-        broken = f"the shard is broken or cut short: {error}"
-    for sample in samples:
-        yield from _record(shard, stamp, sample)
-    if broken:
-        yield Record(uri=as_address(shard.name), read=partial(_refuse, broken), stamp=stamp)
+        yield Record(
+            uri=as_address(shard.name), read=partial(_refuse, f"the shard is broken or cut short: {error}"), stamp=stamp
+        )
 
 
-def _gather(tar: tarfile.TarFile, samples: list[_Sample]) -> None:
-    """Fill `samples`, in the order of their first members; the one at which the shard breaks stays empty."""
+def _gather(file: IO[bytes], samples: list[_Sample]) -> Exception | None:
+    """Fill `samples`, in the order of their first members; returns why it is broken, whose last sample stays empty."""
     latest: dict[str, _Sample] = {}
     sample: _Sample = {}
+    held = 0
     try:
-        for member in tar:
-            folder, _, base = member.name.rpartition("/")
-            if not member.isfile() or base.startswith("."):  # as in a folder; macOS puts them beside each file
-                continue
-            stem, dot, rest = base.partition(".")
-            key, suffix = f"{folder}/{stem}", (dot + rest).lower()
-            if key not in latest or suffix in latest[key]:  # another sample
-                latest[key] = {}
-                samples.append(latest[key])
-            sample, kind = latest[key], suffix[suffix.rfind(".") :]
-            if kind in SUFFIXES:
-                sample[suffix] = _Image(member.name, member.offset_data, member.size)
-            elif kind in _TEXTS:
-                sample[suffix] = _text(tar, member)
-    except BaseException:
+        # Compressed, its pictures could not be read at random.
+        with tarfile.open(fileobj=file, mode="r:") as tar:
+            for member in tar:
+                folder, _, base = member.name.rpartition("/")
+                if not member.isfile() or base.startswith("."):  # as in a folder; macOS puts them beside each file
+                    continue
+                stem, dot, rest = base.partition(".")
+                key, suffix = f"{folder}/{stem}", (dot + rest).lower()
+                if key not in latest or suffix in latest[key]:  # another sample
+                    latest[key] = {}
+                    samples.append(latest[key])
+                sample, kind, text = latest[key], suffix[suffix.rfind(".") :], None
+                if kind in _TEXTS and held + member.size <= _HELD and (content := tar.extractfile(member)):
+                    text = content.read()
+                    held += len(text)
+                if kind in _TEXTS or kind in SUFFIXES:
+                    sample[suffix] = _Member(member.name, member.offset_data, member.size, text)
+    except (tarfile.TarError, EOFError, OSError, ValueError) as error:
         sample.clear()
-        raise
+        return error
+    return None
 
 
 def _refuse(reason: str) -> bytes:
     raise ValueError(reason)
 
 
-def _record(shard: _Shard, stamp: str, sample: _Sample) -> Iterator[Record]:
+def _record(file: IO[bytes], shard: _Shard, stamp: str, sample: _Sample) -> Iterator[Record]:
     """The pictures of a sample: `a.jpg`, whatever `a.mask.png` is there; without it each of `a.1.jpg`, `a.2.jpg` …"""
     parts: dict[str, _Sample] = {}
     for suffix, member in sample.items():
         before, _, last = suffix.rpartition(".")
         parts.setdefault(before, {})[f".{last}"] = member
-    images = {
-        before: next((member for member in each.values() if isinstance(member, _Image)), None)
-        for before, each in parts.items()
-    }
+    images = {before: next((each[last] for last in each if last in SUFFIXES), None) for before, each in parts.items()}
     for before in [""] if images.get("") else parts:
         if (image := images[before]) is not None:
-            yield _picture(shard, stamp, image, parts[before])
+            yield _picture(file, shard, stamp, image, parts[before])
 
 
-def _picture(shard: _Shard, stamp: str, image: _Image, beside: _Sample) -> Record:
+def _picture(file: IO[bytes], shard: _Shard, stamp: str, image: _Member, beside: _Sample) -> Record:
     metadata: dict[str, Any] = {}
     captions: tuple[str, ...] = ()
-    for suffix, text in beside.items():
-        if not isinstance(text, str):
-            continue
-        if suffix in _CAPTIONS:
-            captions += captions_of(text)
-            continue
-        try:
-            parsed = json.loads(text)
-        except (ValueError, RecursionError):
-            continue
-        metadata = parsed if isinstance(parsed, dict) else {}
+    for suffix, member in beside.items():
+        if suffix == ".json":
+            try:
+                parsed = json.loads(_text(file, member))
+            except (ValueError, RecursionError):
+                continue
+            metadata = parsed if isinstance(parsed, dict) else {}
+        elif suffix in _CAPTIONS:
+            captions += captions_of(_text(file, member))
     captions = captions or captions_of(metadata.get("caption"))
     if isinstance(listed := metadata.get("captions"), list) and (not captions or captions[0] in listed):
         captions = captions_of(listed)  # of prepared pairs .txt has only the first
@@ -155,6 +158,9 @@ def _picture(shard: _Shard, stamp: str, image: _Image, beside: _Sample) -> Recor
     )  # fmt: skip
 
 
-def _text(tar: tarfile.TarFile, member: tarfile.TarInfo) -> str:
-    file = tar.extractfile(member)
-    return file.read().decode("utf-8-sig", "replace") if file else ""
+def _text(file: IO[bytes], member: _Member) -> str:
+    text = member.text
+    if text is None:
+        file.seek(member.offset)
+        text = file.read(member.length)
+    return text.decode("utf-8-sig", "replace")

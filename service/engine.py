@@ -23,6 +23,7 @@ from service.finder import Wanted, find
 from service.logs import logger
 from service.schemas import ImageInput, Query, QueryPart
 from service.settings import Settings
+from service.tasks import together
 from service.threads import share
 from vector_index import Snapshot as IndexSnapshot
 from vector_index import SnapshotCorrupt, UnknownId, VectorIndexError
@@ -156,13 +157,13 @@ class Engine:
         if len(queries) == 1:
             return [await self._vector_of(queries[0], snapshot)]
         bulk = len(queries) > _FEW
-        return await asyncio.gather(*(self._vector_of(query, snapshot, bulk) for query in queries))
+        return await together(self._vector_of(query, snapshot, bulk) for query in queries)
 
     async def _vector_of(self, query: Query, snapshot: Snapshot, bulk: bool = False) -> Vector:
         parts = query if isinstance(query, list) else [query]
         if len(parts) == 1 and parts[0].weight == 1.0:
             return await self._part(parts[0], snapshot, bulk)
-        vectors = await asyncio.gather(*(self._part(part, snapshot, bulk) for part in parts))
+        vectors = await together(self._part(part, snapshot, bulk) for part in parts)
         weights = np.asarray([part.weight for part in parts], dtype=np.float64)
         weights /= np.abs(weights).max() or 1.0  # so that huge ones do not overflow
         total = weights @ np.asarray(vectors, dtype=np.float64)
@@ -193,7 +194,7 @@ class Engine:
             vectors[by_id] = await self.in_searcher(stored)
         if sent:
             allowance = self.fetcher.allowance()
-            files = await asyncio.gather(*(self._bytes_of(images[number], allowance) for number in sent))
+            files = await together(self._bytes_of(images[number], allowance) for number in sent)
             vectors[sent] = await self.queries.pictures(files)
         return vectors
 

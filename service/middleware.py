@@ -159,7 +159,7 @@ class RequestGuard:
                         extra["Connection"] = "close"
                     answer = problem_response(refusal.status, refusal.detail, request_id, extra)
                     await answer(scope, receive, watched)
-            route = getattr(scope.get("route"), "path", "other")
+            route = getattr(scope.get("route"), "path_format", "other")
             REQUESTS.labels(scope["method"] if route != "other" else "-", route, status).inc()
             SECONDS.labels(route).observe(time.monotonic() - began)
 

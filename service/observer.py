@@ -71,7 +71,7 @@ class Observer:
             "request_id": timeline.request_id,
             "method": scope["method"],
             "path": scope["path"][:_LONGEST],
-            "route": getattr(scope.get("route"), "path", "other"),
+            "route": getattr(scope.get("route"), "path_format", "other"),
             "status": status,
             "bytes": size,
             "ms": milliseconds(time.monotonic() - timeline.began),

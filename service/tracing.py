@@ -73,7 +73,7 @@ class Tracer:
                 links=[trace.Link(other.get_span_context()) for other in others.values() if other is not None],
                 start_time=at(batch.began),
             ).end(at(batch.ended))
-        if route := getattr(scope.get("route"), "path", None):
+        if route := getattr(scope.get("route"), "path_format", None):
             span.update_name(f"{scope['method']} {route}")
             span.set_attribute("http.route", route)
         span.set_attribute("http.response.status_code", status)

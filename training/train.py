@@ -103,10 +103,8 @@ def _train(
     parts = {"model": model, "optimiser": optimiser, "head": step.head, "average": average}
     wanted = [{name: group[name] for name in ("weight_decay", "scale")} for group in groups]
     done = _restore(checkpoint, config, student, parts) if checkpoint.exists() else 0
-    for group, now in zip(
-        optimiser.param_groups, wanted, strict=True
-    ):  # not those that the checkpoint was written with
-        group.update(now)
+    for group, now in zip(optimiser.param_groups, wanted, strict=True):
+        group.update(now)  # not as the checkpoint has them
     leader = processes.rank == 0
     board = _board(config.out, done) if leader else None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 
 import numpy as np
@@ -14,6 +13,7 @@ from service.errors import Problem
 from service.results import dumps
 from service.routes.shared import EngineOf, body_of, in_time, json_of, json_response
 from service.schemas import EmbeddingsAnswer, EmbeddingsRequest, ImageInput, RankAnswer, RankRequest
+from service.tasks import together
 
 Vector = NDArray[np.float32]
 
@@ -66,7 +66,7 @@ async def rank(request: Request, engine: EngineOf) -> Response:
     assert texts is not None
     _check_count(engine, max(len(images), len(texts)), "candidates")
 
-    both = asyncio.gather(engine.images_vectors(images, snapshot), engine.queries.texts(texts))
+    both = together([engine.images_vectors(images, snapshot), engine.queries.texts(texts)])
     image_vectors, text_vectors = await in_time(both, request)
     scores = (image_vectors @ text_vectors.T).ravel()
     logits = engine.encoder.logit_scale * (scores - scores.max())

@@ -17,19 +17,12 @@ from service.routes.shared import EngineOf
 from service.schemas import ImageItem
 from vector_index.store import Snapshot
 
-router = APIRouter(prefix="/v1/images", tags=["pictures"])
+router = APIRouter(prefix="/v1/images", tags=["pictures"])  # an imported id may have slashes in it
 # What a browser may show in its place. An SVG or a page could carry a script; anything else is saved, not shown.
 _SHOWN = frozenset(f"image/{kind}" for kind in ("jpeg", "png", "webp", "gif", "bmp", "tiff", "avif", "heic"))
 
 
-@router.get("/{id}")
-async def image(id: str, engine: EngineOf) -> ImageItem:
-    """What the index knows of a picture."""
-    snapshot = engine.snapshot
-    return await engine.in_searcher(lambda: image_item(snapshot, row_of(snapshot.images, id)))
-
-
-@router.get("/{id}/thumbnail", response_class=Response)
+@router.get("/{id:path}/thumbnail", response_class=Response)
 async def thumbnail(id: str, engine: EngineOf) -> Response:
     """A small WebP."""
     snapshot = engine.snapshot
@@ -39,7 +32,7 @@ async def thumbnail(id: str, engine: EngineOf) -> Response:
     return Response(data, media_type="image/webp", headers=_kept(engine))
 
 
-@router.get("/{id}/content", response_class=Response)
+@router.get("/{id:path}/content", response_class=Response)
 async def content(id: str, engine: EngineOf) -> Response:
     """The file as it was indexed, or a redirect to where it lies on the web."""
     snapshot = engine.snapshot
@@ -57,6 +50,13 @@ async def content(id: str, engine: EngineOf) -> Response:
     if media_type not in _SHOWN:
         media_type, headers["Content-Disposition"] = "application/octet-stream", "attachment"
     return Response(data, media_type=media_type, headers=headers)
+
+
+@router.get("/{id:path}")
+async def image(id: str, engine: EngineOf) -> ImageItem:
+    """What the index knows of a picture."""
+    snapshot = engine.snapshot
+    return await engine.in_searcher(lambda: image_item(snapshot, row_of(snapshot.images, id)))
 
 
 def _kept(engine: Engine) -> dict[str, str]:

@@ -7,6 +7,7 @@ from typing import Literal
 
 import pytest
 
+from corpus import webdataset
 from corpus.webdataset import open_shards
 
 
@@ -51,8 +52,12 @@ def test_dots_in_names(tmp_path: Path, draw: Callable[..., bytes]) -> None:
     assert [r.read() for r in records] == [draw(seed) for seed in (1, 2, 4, 5, 6)]
 
 
-def test_members_in_any_order(tmp_path: Path, draw: Callable[..., bytes]) -> None:
+@pytest.mark.parametrize("held", [0, 12, 2**20])
+def test_members_in_any_order(
+    tmp_path: Path, draw: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch, held: int
+) -> None:
     """`tar cf 0.tar *.png *.txt`, and what `tar` makes of a folder whose names are in no order."""
+    monkeypatch.setattr(webdataset, "_HELD", held)
     pictures = {f"{n}.png": draw(n) for n in range(3)}
     others = {"2.txt": b"two", "0.json": b'\xef\xbb\xbf{"licence": "cc0"}', "1.txt": b"\xef\xbb\xbfone"}
     for members in ({**pictures, **others}, {**others, **pictures}):

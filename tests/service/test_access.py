@@ -33,7 +33,7 @@ SEARCH = {
 def paths(routes: Any) -> Iterator[str]:
     for route in routes:
         if hasattr(route, "path"):
-            yield route.path
+            yield route.path.replace(":path}", "}")
         elif hasattr(route, "original_router"):
             yield from paths(route.original_router.routes)
         else:

@@ -25,6 +25,7 @@ def test_a_request_is_freed_as_it_ends(index: Path) -> None:
     calls = (
         ("POST", "/v1/search/images", {"json": search}, 200),
         ("POST", "/v1/search/images", {"json": {**search, "query": {}}}, 422),
+        ("POST", "/v1/search/images", {"json": {**search, "query": [{"text": "a"}, {"vector": [1]}]}}, 422),
         ("POST", "/v1/search/images", {"content": "{"}, 400),
         ("POST", "/v1/search/images", {"files": {"image": b"no picture"}}, 422),
         ("POST", "/v1/search/images", {"json": search, "headers": {"X-Request-Timeout": "-1"}}, 422),

@@ -156,6 +156,32 @@ def test_a_stuck_encoder_is_seen_and_gives_503(index: Path) -> None:
         assert engine.queries.batcher.waiting == 0
 
 
+def test_what_fails_lets_go_of_the_rest_of_its_request(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A picture that is still being fetched would take one of few places from others."""
+    engine = Engine(Settings(index=index, decoder_processes=0))
+    began, ended = asyncio.Event(), asyncio.Event()
+
+    async def hang(*_: object) -> bytes:
+        began.set()
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.set()
+        return b""
+
+    async def main() -> None:
+        monkeypatch.setattr(engine.fetcher, "fetch", hang)
+        query = [{"image": {"url": "https://a.example"}}, {"image": {"base64": "!"}}]
+        request = SearchRequest.model_validate({"queries": [query, {"text": "a star"}]})
+        with pytest.raises(Problem, match="not base64"):
+            await answer(engine, "images", request, time.perf_counter())
+        assert began.is_set()
+        await asyncio.wait_for(ended.wait(), 5)
+
+    asyncio.run(main())
+    engine.close()
+
+
 @pytest.mark.filterwarnings("error::RuntimeWarning")
 def test_a_deep_page_is_searched_exactly_and_agrees_with_a_shallow_one(index: Path) -> None:
     engine = Engine(Settings(index=index))

@@ -9,16 +9,21 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import fsspec
 import httpx
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from PIL import Image
 
 from corpus import files
 from dual_encoder import DualEncoder
-from indexer import build_index
+from indexer import build_index, import_index
 from service.app import create_app
 from service.memo import LOOKUPS
 from service.middleware import REQUESTS
@@ -206,6 +211,25 @@ def test_a_corpus_that_hangs_keeps_no_query_waiting(index: Path, monkeypatch: py
         goes_on.set()
         for reader in readers:
             reader.join()
+
+
+def test_an_id_may_have_slashes_in_it(tmp_path: Path, encoder: DualEncoder) -> None:
+    (tmp_path / "emb").mkdir()
+    red = Image.new("RGB", (40, 30), "red")
+    red.save(tmp_path / "emb" / "0.png")
+    np.save(tmp_path / "emb" / "part.npy", encoder.encode_images([red]))
+    pq.write_table(pa.table({"id": ["shop/7 é/0.png"], "uri": ["0.png"]}), tmp_path / "emb" / "part.parquet")
+    import_index(tmp_path / "emb", tmp_path / "index", encoder)
+    with TestClient(create_app(Settings(index=tmp_path / "index", decoder_processes=0))) as client:
+        hit = client.get("/v1/search/images?text=red&k=1").json()["hits"][0]
+        assert hit["id"] == "shop/7 é/0.png"
+        item = client.get("/v1/images/" + quote(hit["id"], safe=""))
+        assert item.json()["id"] == hit["id"]
+        content = client.get(item.json()["content_url"])
+        assert (content.status_code, content.headers["content-type"]) == (200, "image/png")
+        assert client.get(item.json()["content_url"].replace("content", "thumbnail")).status_code in (200, 404)
+        assert client.get("/v1/images/nobody/content").status_code == 404
+        assert 'route="/v1/images/{id}/content"' in client.get("/metrics").text
 
 
 def test_content_never_leaves_the_corpus(tmp_path: Path, index: Path) -> None:

@@ -58,6 +58,7 @@ def test_what_cannot_be_read(picture: Callable[..., bytes]) -> None:
     jpeg = picture(1, 300, 300, "JPEG")
     for read, says in (
         (gone, "No such file"), (strange, "the store is away"), (lambda: b"", "empty"), (lambda: b"text", "not an image"),
+        (lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 99999 99999\n%%EndComments\n", "not an image"),
         (lambda: jpeg[: len(jpeg) // 2], "truncated"),
     ):  # fmt: skip
         refusal = examine(Record(uri="a", read=read, captions=("a dog",)), Options()).refusal

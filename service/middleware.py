@@ -86,7 +86,7 @@ class RequestGuard:
             if message["type"] == "http.response.start":
                 length = next((int(value) for name, value in message["headers"] if name == b"content-length"), 0)
                 if length > _PIECE:
-                    if self.answering + length > self.settings.bytes_in_flight:
+                    if self.answering and self.answering + length > self.settings.bytes_in_flight:
                         raise _Refused(503, "memory", "the service holds too many large answers: try again later")
                     sending = length
                     self.answering += sending

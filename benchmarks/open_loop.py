@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,20 +17,31 @@ import numpy as np
 GONE = 0  # stands for the status of a request whose client has left or whose connection broke
 
 
+class Request(bytes):
+    """All that is sent, and what kind of request it is counted as."""
+
+    kind = ""
+
+
 @dataclass
 class Outcome:
     """Latencies in seconds by status, from when each was sent.
 
     `late` is how much later than due that was, at worst, and `after` how long after the last one all were answered.
+    `good` counts answers of status 200 by kind of request; `processor` are seconds that the generator itself took.
     """
 
     seconds: float = 0.0
     late: float = 0.0
     after: float = 0.0
     latencies: dict[int, list[float]] = field(default_factory=dict)
+    good: Counter[str] = field(default_factory=Counter)
+    processor: float = 0.0
 
-    def note(self, status: int, latency: float) -> None:
+    def note(self, request: bytes, status: int, latency: float) -> None:
         self.latencies.setdefault(status, []).append(latency)
+        if status == 200:
+            self.good[request.kind if isinstance(request, Request) else ""] += 1
 
     def count(self, status: int) -> int:
         return len(self.latencies.get(status, ()))
@@ -141,12 +153,13 @@ async def offer(
     chance, outcome = random.Random(seed), Outcome(seconds)
     running: set[asyncio.Task[None]] = set()
     began = due = time.perf_counter()
+    processor = time.process_time()
 
     async def one(due: float, request: bytes, leave_after: float | None) -> None:
         sent = time.perf_counter()
         outcome.late = max(outcome.late, sent - due)
         status = await clients.ask(request, leave_after)
-        outcome.note(status, time.perf_counter() - sent)
+        outcome.note(request, status, time.perf_counter() - sent)
 
     while (due := due + chance.expovariate(rate)) < began + seconds:
         early = due - time.perf_counter()
@@ -157,6 +170,7 @@ async def offer(
         running.add(task)
         task.add_done_callback(running.discard)
     ended = time.perf_counter()
+    outcome.processor = time.process_time() - processor
     if running:
         await asyncio.wait(running)
     outcome.after = time.perf_counter() - ended
@@ -165,23 +179,26 @@ async def offer(
 
 async def drive(clients: Clients, pick: Pick, number: int, seconds: float, seed: int = 0) -> Outcome:
     """Closed loop: each of `number` clients sends its next request once it has an answer."""
-    outcome, until = Outcome(seconds), time.perf_counter() + seconds
+    outcome, until, processor = Outcome(seconds), time.perf_counter() + seconds, time.process_time()
 
     async def one(which: int) -> None:
         chance = random.Random(f"{seed} {which}")
         while (began := time.perf_counter()) < until:
-            status = await clients.ask(pick(chance))
-            outcome.note(status, time.perf_counter() - began)
+            request = pick(chance)
+            outcome.note(request, await clients.ask(request), time.perf_counter() - began)
 
     await asyncio.gather(*map(one, range(number)))
+    outcome.processor = time.process_time() - processor
     return outcome
 
 
-def post(path: str, body: bytes, content_type: str = "application/json", **headers: str) -> bytes:
+def post(path: str, body: bytes, content_type: str = "application/json", kind: str = "", **headers: str) -> Request:
     """A whole request."""
     lines = [f"POST {path} HTTP/1.1", "Host: 127.0.0.1", f"Content-Type: {content_type}"]
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
-    return "\r\n".join([*lines, f"Content-Length: {len(body)}", "", ""]).encode() + body
+    request = Request("\r\n".join([*lines, f"Content-Length: {len(body)}", "", ""]).encode() + body)
+    request.kind = kind
+    return request
 
 
 def mix(*weighted: tuple[float, Sequence[bytes]]) -> Pick:

@@ -1,8 +1,9 @@
 """Three times as many requests as the service can answer: how much of its capacity is left, and what it costs.
 
 Capacity is what a closed loop of 32 clients gets. Then requests come in an open loop (random times, answers or not) at
-three times that rate, each with a deadline; then the same with clients of whom half leave half-way. The load generator
-takes a part of the same cores: goodput beside three times the load is compared with capacity beside its own.
+three times that rate, each with a deadline; then the same with clients of whom half leave half-way. A picture is as
+dear as several texts, and they take turns: of both mixed, goodput is compared as work, each kind with what a closed
+loop of it alone gets. The load generator takes a part of the same cores, more in the overload (`generator_cores`).
 
 Goals: goodput at least 0.9 of capacity, p99 of what is admitted within the deadline, memory flat, idle again in 2 s.
 """
@@ -21,8 +22,10 @@ import psutil
 from benchmarks import report
 from benchmarks.common import model_and_index, ours, parser
 from benchmarks.fixtures import captions, jpegs, make_index, marked
-from benchmarks.open_loop import Clients, Outcome, Pick, drive, mix, offer, post
+from benchmarks.open_loop import Clients, Outcome, Pick, Request, drive, mix, offer, post
 from benchmarks.process import Service
+
+KINDS = ("texts", "pictures")
 
 
 def main() -> None:
@@ -44,32 +47,47 @@ def main() -> None:
         _, index = model_and_index(given.folder, given.count, given.seed)
     seen = report.conditions()
     rows: list[dict[str, Any]] = []
+    texts, pictures = _requests(given.deadline, given.seed)
+    loads = {"texts": mix((1, texts)), "pictures": mix((1, pictures)), "both": mix((9, texts), (1, pictures))}
+    alone: dict[str, float] = {}  # requests a second of each kind
     with ours(index, CROSSMODAL_QUEUE_SECONDS="1") as service:
-        for name, pick in _requests(given.deadline, given.seed).items():
-            if name in given.loads:
-                rows += asyncio.run(_measure(service, name, pick, given))
+        for name, pick in loads.items():
+            if name in given.loads or ("both" in given.loads and name in KINDS):
+                rows += asyncio.run(_measure(service, name, pick, alone, given))
     seen["load_average_after"] = report.conditions()["load_average"]
     report.save("overload", {**seen, "model": given.model}, rows, given.out)
 
 
-def _requests(deadline: float, seed: int) -> dict[str, Pick]:
+def _requests(deadline: float, seed: int) -> tuple[list[Request], list[Request]]:
+    """Texts and pictures as queries."""
     limit = {"X_Request_Timeout": f"{deadline:g}"}
     path = "/v1/search/images"
-    texts = [post(path, json.dumps({"query": {"text": text}}).encode(), **limit) for text in captions(20_000, seed + 1)]
-    pictures = [
-        post(path, json.dumps({"query": {"image": {"base64": base64.b64encode(file).decode()}}}).encode(), **limit)
-        for file in marked(jpegs(24, 0.3, seed), 2000)
-    ]
-    return {"texts": mix((1, texts)), "pictures": mix((1, pictures)), "both": mix((9, texts), (1, pictures))}
+    queries: tuple[list[Any], list[Any]] = (
+        [{"text": text} for text in captions(20_000, seed + 1)],
+        [{"image": {"base64": base64.b64encode(file).decode()}} for file in marked(jpegs(24, 0.3, seed), 2000)],
+    )
+    texts, pictures = (
+        [post(path, json.dumps({"query": query}).encode(), kind=kind, **limit) for query in each]
+        for kind, each in zip(KINDS, queries, strict=True)
+    )
+    return texts, pictures
 
 
-async def _measure(service: Service, name: str, pick: Pick, given: Any) -> list[dict[str, Any]]:
+async def _measure(
+    service: Service, name: str, pick: Pick, alone: dict[str, float], given: Any
+) -> list[dict[str, Any]]:
+    """`alone` takes in the capacity for a kind, which is all that is measured of one that was not asked for."""
     clients = Clients(service.port)
     await drive(clients, pick, 32, 5)  # warms up, and teaches the service what its work costs
     idle = await _idle_ms(clients, pick)
     capacity = await drive(clients, pick, 32, min(20.0, given.seconds))
     most = capacity.per_second()
-    rows = [_row(name, "capacity, 32 clients", service, capacity, most, None)]
+    if name in KINDS:
+        alone[name] = most
+    if name not in given.loads:
+        clients.close()
+        return []
+    rows = [_row(name, "capacity, 32 clients", service, capacity, alone, None)]
     for what, leaving in (("overload", 0.0), ("overload, half leave", 0.5)):
         before = held(service)
         load = await offer(
@@ -77,7 +95,7 @@ async def _measure(service: Service, name: str, pick: Pick, given: Any) -> list[
         )
         recovered = load.after + await _recovery(clients, pick, idle)
         await asyncio.sleep(1)
-        rows.append({**_row(name, what, service, load, most, given.times * most), "recovery_s": recovered})
+        rows.append({**_row(name, what, service, load, alone, given.times * most), "recovery_s": recovered})
         rows[-1] |= {f"{key}_before": value for key, value in before.items()} | {"queued_after_s": queued(service)}
         print(rows[-1], flush=True)
     clients.close()
@@ -85,7 +103,7 @@ async def _measure(service: Service, name: str, pick: Pick, given: Any) -> list[
 
 
 def _row(
-    name: str, what: str, service: Service, load: Outcome, capacity: float, offered: float | None
+    name: str, what: str, service: Service, load: Outcome, alone: dict[str, float], offered: float | None
 ) -> dict[str, Any]:
     stayed = load.count(200)
     return {
@@ -94,7 +112,9 @@ def _row(
         "seconds": load.seconds,
         "offered_per_s": offered,
         "good_per_s": load.per_second(),
-        "of_capacity": load.per_second() / capacity,
+        **{f"good_{kind}_per_s": load.good[kind] / load.seconds for kind in load.good},
+        "of_capacity": sum(count / load.seconds / alone[kind] for kind, count in load.good.items()),
+        "generator_cores": load.processor / load.seconds,
         "p50_ms": load.percentile_ms(50),
         "p99_ms": load.percentile_ms(99),
         "refused_p50_ms": load.percentile_ms(50, 503),

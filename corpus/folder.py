@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from corpus import remote
 from corpus.files import read, read_local
 from corpus.records import Record, Source, SourceError, as_address, file_stamp
 
@@ -45,9 +44,11 @@ def file_record(root: Path, name: str) -> Record:
     return Record(uri=as_address(name), read=partial(read_local, path), stamp=file_stamp(path))
 
 
-def open_remote_folder(root: str, captions: dict[str, tuple[str, ...]] | None = None) -> Source:
-    """As `open_folder`, at an address. The listing is held in memory: not every filesystem gives it in order."""
-    found = [(name, stamp) for name, stamp in remote.walk(root) if os.path.splitext(name)[1].lower() in SUFFIXES]
+def open_remote_folder(
+    root: str, files: Sequence[tuple[str, str]], captions: dict[str, tuple[str, ...]] | None = None
+) -> Source:
+    """As `open_folder`, at an address whose `files` are (name, stamp), as of `remote.walk`."""
+    found = [(name, stamp) for name, stamp in files if os.path.splitext(name)[1].lower() in SUFFIXES]
 
     def records() -> Iterator[Record]:
         for name, stamp in found:

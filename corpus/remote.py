@@ -124,19 +124,21 @@ def open_ranged(url: str) -> io.BufferedReader:
     return io.BufferedReader(_Ranged(url, size), _BUFFER)
 
 
-def names_in(url: str, suffix: str) -> list[tuple[str, str]]:
-    """(name, stamp) of the files directly in a folder, sorted."""
-    with _plain(url):
-        filesystem, path = _filesystem(url)
-        found = {info["name"]: info for info in filesystem.ls(path, detail=True)}
-    return [(name, stamp) for name, stamp in _named(path, found) if name.endswith(suffix)]
-
-
 def walk(url: str) -> list[tuple[str, str]]:
-    """(name, stamp) of every file beneath a folder but hidden ones, sorted; the names are relative to it."""
+    """(name, stamp) of every file beneath a folder but hidden ones, sorted; the names are relative to it.
+
+    They are held in memory: not every filesystem gives them in order.
+    """
     with _plain(url):
         filesystem, path = _filesystem(url)
-        return _named(path, filesystem.find(path, detail=True))
+        found = filesystem.find(path, detail=True)
+    prefix = path.rstrip("/") + "/"
+    result = []
+    for whole, info in found.items():
+        name = whole.removeprefix(prefix).lstrip("/")
+        if info.get("type") != "directory" and not any(part.startswith(".") for part in name.split("/")):
+            result.append((name, _entry(info).stamp))
+    return sorted(result)
 
 
 def stamps(urls: Sequence[str]) -> list[str]:
@@ -228,13 +230,3 @@ def _entry(info: dict[str, Any]) -> Entry:
 
 def _stamp(size: int | None, mark: str) -> str:
     return "" if size is None and not mark else f"{'' if size is None else size}/{mark}"
-
-
-def _named(path: str, found: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:
-    prefix = path.rstrip("/") + "/"
-    result = []
-    for whole, info in found.items():
-        name = whole.removeprefix(prefix).lstrip("/")
-        if info.get("type") != "directory" and not any(part.startswith(".") for part in name.split("/")):
-            result.append((name, _entry(info).stamp))
-    return sorted(result)

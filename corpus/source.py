@@ -20,7 +20,7 @@ def open_source(path: str | Path, captions: str | Path | None = None) -> Source:
         raise SourceError(f"{path}: there is no such file or folder")
     _check_captions(str(path), path.is_dir(), captions)
     if path.is_dir():
-        if shards := list(path.glob("*.tar")):
+        if shards := [each for each in path.glob("*.tar") if each.is_file() and not each.name.startswith(".")]:
             return _alone(open_shards(shards, path), open_folder(path), captions)
         return _filled(open_folder(path, _captions(captions)), str(path))
     if path.suffix == ".tar":
@@ -49,9 +49,10 @@ def _open_remote(url: str, captions: str | Path | None) -> Source:
                 return open_remote_shards([(name, found.stamp)], root)
             return _open_remote_table(url)
         root = url.rstrip("/") + ("//" if url.endswith("://") else "")
-        if shards := remote.names_in(url, ".tar"):
-            return _alone(open_remote_shards(shards, root), open_remote_folder(root), captions)
-        return _filled(open_remote_folder(root, _captions(captions)), url)
+        files = remote.walk(url)
+        if shards := [(name, stamp) for name, stamp in files if name.endswith(".tar") and "/" not in name]:
+            return _alone(open_remote_shards(shards, root), open_remote_folder(root, files), captions)
+        return _filled(open_remote_folder(root, files, _captions(captions)), url)
     except OSError as error:
         raise SourceError(f"{url}: {error.strerror or error}") from None
     except ValueError as error:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -18,6 +19,8 @@ from corpus.records import Record, Source, SourceError, as_address, as_utf8, cap
 
 _STAMPED_AT_ONCE = 256  # rows
 _SPECIAL = ("image", "caption", "id")
+
+log = logging.getLogger(__name__)
 
 
 def open_table(path: str | Path) -> Source:
@@ -87,7 +90,7 @@ def _listed(value: Any) -> Any:
     if isinstance(value, str) and value.startswith("[") and value.endswith("]"):
         try:
             parsed = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             return value
         return parsed if isinstance(parsed, list) else value
     return value
@@ -132,7 +135,7 @@ def _reader(path: str | Path) -> Callable[[], Iterator[dict[str, Any]]]:
             yield from read(copy.name if copy else str(path))
         except OSError as error:
             raise SourceError(f"{path}: {error.strerror or error}") from None
-        except (csv.Error, ValueError) as error:
+        except ValueError as error:
             raise SourceError(f"{path}{error}" if isinstance(error, _Broken) else f"{path}: {error}") from None
 
     return rows
@@ -151,15 +154,31 @@ class _Broken(ValueError):
     """What is wrong with a table, to be said after its name."""
 
 
+def _check_names(names: Sequence[str]) -> None:
+    for name in names:
+        if name and names.count(name) > 1:
+            raise _Broken(f": there are two columns {name!r}")
+
+
 def _read_csv(delimiter: str, path: str) -> Iterator[dict[str, Any]]:
+    line = 1  # at which a row begins
     with open(path, encoding="utf-8-sig", newline="") as file:
-        rows = csv.DictReader(file, delimiter=delimiter)
-        for row in rows:
-            if any(row.pop(None, ())):  # what is left over: half a caption
-                raise _Broken(
-                    f", line {rows.line_num}: more fields than columns; a text with a {delimiter!r} needs quotes"
-                )
-            yield {name.strip(): value for name, value in row.items() if name.strip()}
+        # Not strict, a quote that nobody closes would take in the rows up to the next quote, or to the end.
+        rows = csv.DictReader(file, delimiter=delimiter, strict=True)
+        try:
+            _check_names([name.strip() for name in rows.fieldnames or ()])
+            line += rows.line_num
+            for row in rows:
+                if any(row.pop(None, ())):  # what is left over: half a caption
+                    raise _Broken(
+                        f", line {rows.line_num}: more fields than columns; a text with a {delimiter!r} needs quotes"
+                    )
+                yield {name.strip(): value for name, value in row.items() if name.strip()}
+                line = rows.line_num + 1
+        except csv.Error as error:
+            raise _Broken(
+                f', line {line}: {error}; a text that begins with " ends with one, and each " within it is doubled'
+            ) from None
 
 
 def _read_jsonl(path: str) -> Iterator[dict[str, Any]]:
@@ -182,7 +201,21 @@ def _read_parquet(path: str) -> Iterator[dict[str, Any]]:
 
     try:
         with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(1024):
+            schema = file.schema_arrow
+            _check_names(schema.names)
+            # Metadata cannot hold them, and a batch of pictures may be gigabytes.
+            left_out = [column.name for column in schema if column.name not in _SPECIAL and _has_bytes(column.type)]
+            if left_out:
+                log.warning("%s: columns of bytes are left out: %s", path, ", ".join(left_out))
+            for batch in file.iter_batches(1024, columns=[name for name in schema.names if name not in left_out]):
                 yield from batch.to_pylist()
     except pa.ArrowException as error:
         raise _Broken(f": not a Parquet table: {error}") from None
+
+
+def _has_bytes(kind: Any) -> bool:
+    import pyarrow as pa
+
+    if pa.types.is_nested(kind):
+        return any(_has_bytes(kind.field(number).type) for number in range(kind.num_fields))
+    return str(kind).removeprefix("large_").startswith(("binary", "fixed_size_binary"))

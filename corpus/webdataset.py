@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple, TypeAlias
 
 from corpus import remote
 from corpus.files import read_local
@@ -17,7 +17,21 @@ from corpus.folder import SUFFIXES
 from corpus.records import Record, Source, as_address, captions_of, file_stamp
 
 _CAPTIONS = (".txt", ".caption")
+_TEXTS = (*_CAPTIONS, ".json")
+_HELD = 32 * 2**20  # bytes of texts that are read as a shard is gone through; the others are gone back to
 _KNOWN = ("caption", "sha256", "width", "height")  # fields of img2dataset that the index finds out for itself
+
+
+class _Member(NamedTuple):
+    """Where a file lies in a shard, in bytes; and what is in it, of a text that was read."""
+
+    name: str
+    offset: int
+    length: int
+    text: bytes | None = None
+
+
+_Sample: TypeAlias = dict[str, _Member]  # by suffix
 
 
 @dataclass(frozen=True)
@@ -31,9 +45,10 @@ class _Shard:
 
 
 def open_shards(shards: Sequence[Path], root: Path) -> Source:
-    """Pictures with `.txt` or `.caption` captions and `.json` metadata.
+    """Pictures with `.txt` or `.caption` captions and `.json` metadata, wherever in their shard these lie.
 
-    A shard that is broken or cut short gives what lies before the break, then one record that cannot be read.
+    So a shard is gone through before its first picture comes; memory holds where its members lie, and 32 MiB of texts.
+    One that is broken or cut short gives what lies before the break, then one record that cannot be read.
     """
     root = root.resolve()
 
@@ -63,71 +78,89 @@ def _records(shards: Iterable[_Shard]) -> Iterator[Record]:
 def _members(shard: _Shard) -> Iterator[Record]:
     stamp = shard.stamp()
     try:
-        # Compressed, its pictures could not be read at random.
-        with shard.open() as file, tarfile.open(fileobj=file, mode="r:") as tar:
-            key, group = "", dict[str, tarfile.TarInfo]()
-            for member in tar:
-                if not member.isfile():
-                    continue
-                folder, _, base = member.name.rpartition("/")
-                if base.startswith("."):  # as in a folder; macOS puts them beside each file
-                    continue
-                stem, dot, suffix = base.partition(".")
-                member_key = f"{folder}/{stem}"
-                if member_key != key and group:
-                    yield from _record(tar, shard, stamp, group)
-                    group = {}
-                key = member_key
-                group[(dot + suffix).lower()] = member
-            if group:
-                yield from _record(tar, shard, stamp, group)
+        with shard.open() as file:
+            samples: list[_Sample] = []
+            broken = _gather(file, samples)
+            for sample in samples:
+                yield from _record(file, shard, stamp, sample)
+            if broken is not None:
+                raise broken
     except (tarfile.TarError, EOFError, OSError, ValueError) as error:
         yield Record(
             uri=as_address(shard.name), read=partial(_refuse, f"the shard is broken or cut short: {error}"), stamp=stamp
         )
 
 
+def _gather(file: IO[bytes], samples: list[_Sample]) -> Exception | None:
+    """Fill `samples`, in the order of their first members; returns why it is broken, whose last sample stays empty."""
+    latest: dict[str, _Sample] = {}
+    sample: _Sample = {}
+    held = 0
+    try:
+        # Compressed, its pictures could not be read at random.
+        with tarfile.open(fileobj=file, mode="r:") as tar:
+            for member in tar:
+                folder, _, base = member.name.rpartition("/")
+                if not member.isfile() or base.startswith("."):  # as in a folder; macOS puts them beside each file
+                    continue
+                stem, dot, rest = base.partition(".")
+                key, suffix = f"{folder}/{stem}", (dot + rest).lower()
+                if key not in latest or suffix in latest[key]:  # another sample
+                    latest[key] = {}
+                    samples.append(latest[key])
+                sample, kind, text = latest[key], suffix[suffix.rfind(".") :], None
+                if kind in _TEXTS and held + member.size <= _HELD and (content := tar.extractfile(member)):
+                    text = content.read()
+                    held += len(text)
+                if kind in _TEXTS or kind in SUFFIXES:
+                    sample[suffix] = _Member(member.name, member.offset_data, member.size, text)
+    except (tarfile.TarError, EOFError, OSError, ValueError) as error:
+        sample.clear()
+        return error
+    return None
+
+
 def _refuse(reason: str) -> bytes:
     raise ValueError(reason)
 
 
-def _record(tar: tarfile.TarFile, shard: _Shard, stamp: str, group: dict[str, tarfile.TarInfo]) -> Iterator[Record]:
+def _record(file: IO[bytes], shard: _Shard, stamp: str, sample: _Sample) -> Iterator[Record]:
     """The pictures of a sample: `a.jpg`, whatever `a.mask.png` is there; without it each of `a.1.jpg`, `a.2.jpg` …"""
-    parts: dict[str, dict[str, tarfile.TarInfo]] = {}
-    for suffix, member in group.items():
+    parts: dict[str, _Sample] = {}
+    for suffix, member in sample.items():
         before, _, last = suffix.rpartition(".")
         parts.setdefault(before, {})[f".{last}"] = member
     images = {before: next((each[last] for last in each if last in SUFFIXES), None) for before, each in parts.items()}
     for before in [""] if images.get("") else parts:
         if (image := images[before]) is not None:
-            yield _picture(tar, shard, stamp, image, parts[before])
+            yield _picture(file, shard, stamp, image, parts[before])
 
 
-def _picture(
-    tar: tarfile.TarFile, shard: _Shard, stamp: str, image: tarfile.TarInfo, beside: dict[str, tarfile.TarInfo]
-) -> Record:
+def _picture(file: IO[bytes], shard: _Shard, stamp: str, image: _Member, beside: _Sample) -> Record:
     metadata: dict[str, Any] = {}
     captions: tuple[str, ...] = ()
     for suffix, member in beside.items():
         if suffix == ".json":
             try:
-                parsed = json.loads(_text(tar, member))
+                parsed = json.loads(_text(file, member))
             except (ValueError, RecursionError):
                 continue
             metadata = parsed if isinstance(parsed, dict) else {}
         elif suffix in _CAPTIONS:
-            captions += captions_of(_text(tar, member))
+            captions += captions_of(_text(file, member))
     captions = captions or captions_of(metadata.get("caption"))
     if isinstance(listed := metadata.get("captions"), list) and (not captions or captions[0] in listed):
         captions = captions_of(listed)  # of prepared pairs .txt has only the first
     metadata = {field: value for field, value in metadata.items() if field not in _KNOWN}
-    offset, length = image.offset_data, image.size
     return Record(
-        uri=as_address(f"{shard.name}#{image.name}"), read=partial(shard.read, offset, length), stamp=stamp,
-        captions=captions, metadata=metadata, offset=offset, length=length,
+        uri=as_address(f"{shard.name}#{image.name}"), read=partial(shard.read, image.offset, image.length), stamp=stamp,
+        captions=captions, metadata=metadata, offset=image.offset, length=image.length,
     )  # fmt: skip
 
 
-def _text(tar: tarfile.TarFile, member: tarfile.TarInfo) -> str:
-    file = tar.extractfile(member)
-    return file.read().decode("utf-8", "replace") if file else ""
+def _text(file: IO[bytes], member: _Member) -> str:
+    text = member.text
+    if text is None:
+        file.seek(member.offset)
+        text = file.read(member.length)
+    return text.decode("utf-8-sig", "replace")

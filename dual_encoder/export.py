@@ -77,8 +77,9 @@ def export_model(
     parsed = parse_reference(reference)
     if out.exists() and out.resolve() != parsed.directory and any(out.iterdir()):
         raise ModelError(f"{out} exists already and is not empty")
+    before = out.stat() if out.exists() else None
     source = load_open_clip(parsed, trust_pickle=trust_pickle)
-    _export(source, parsed.name, out, license=license, judge=judge, int8=int8)
+    _export(source, parsed.name, out, before=before, license=license, judge=judge, int8=int8)
     return out
 
 
@@ -87,6 +88,7 @@ def _export(
     name: str,
     out: Path,
     *,
+    before: os.stat_result | None = None,
     weights: bool = True,
     license: str = "unknown",
     judge: Judge | None = None,
@@ -95,6 +97,9 @@ def _export(
     from safetensors.torch import save_file
 
     with staged(out) as work:
+        # From here on nobody else replaces it; a training run that ended meanwhile has left other weights there.
+        if before and not (out.exists() and os.path.samestat(before, out.stat())):
+            raise ModelError(f"{out} was replaced while it was being read: export it again")
         try:
             tokenizer = _write_tokenizer(source.tokenizer, work)
         except ModelError as error:
@@ -335,7 +340,7 @@ def _measure_parity(
     noise = rng.integers(0, 256, (5, 24, 24, 3), dtype=np.uint8)
     pictures = [Image.fromarray(n).resize((width, height), Image.Resampling.BICUBIC) for n in noise]
     pixels = np.stack([source.preprocess(p) for p in pictures])
-    words = "a photo of two red cats left of the big blue house in the snow 一张照片 红色 猫".split()
+    words = "a photo of two red cats left of the big blue house in the snow 一张照片 红色 猫".split()  # noqa: SIM905
     texts = [" ".join(rng.choice(words, n)) for n in (1, 3, 7, 12, 25)] + [" ".join(words * 20)]
     tokens = source.tokenizer(texts)
     rows = rows_of(tokens.numpy())

@@ -82,8 +82,8 @@ def build_index(
     directory = IndexDirectory(out)
     with directory.lock():
         plan = {
-            "fingerprint": engine.fingerprint, "source": place_of(source_path), "captions": str(captions),
-            "part_size": part_size, "batch_size": batch_size, "thumbnails": thumbnails,
+            "fingerprint": engine.fingerprint, "arithmetic": engine.arithmetic, "source": place_of(source_path),
+            "captions": str(captions), "part_size": part_size, "batch_size": batch_size, "thumbnails": thumbnails,
         }  # fmt: skip
         bench = Workbench(directory.path / ".build", plan, resume)
         with closing(Ledger(bench.folder)) as ledger:

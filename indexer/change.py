@@ -23,7 +23,7 @@ from indexer.captions import CaptionChanges
 from indexer.engine import Encoder, Job, LocalEngine
 from indexer.known import Known
 from indexer.ledger import Ledger
-from indexer.metadata import OWN, MetadataSchema, column_name, converted
+from indexer.metadata import OWN, MetadataSchema, as_columns, converted
 from indexer.parts import Workbench, unpack
 from indexer.rows import MAX_CAPTION
 from vector_index import IndexDirectory, Snapshot, SnapshotWriter, UnknownId
@@ -75,9 +75,11 @@ def add_to_index(
         if base.manifest.model.fingerprint != encoder.fingerprint:
             raise ValueError(f"{index} was built with another model ({base.manifest.model.reference!r})")
         change = _Change(base, prune)
+        engine = LocalEngine(encoder)
         plan = {
-            "base": base.name, "fingerprint": encoder.fingerprint, "source": place_of(source_path),
-            "captions": str(captions), "part_size": part_size, "batch_size": batch_size, "thumbnails": thumbnails,
+            "base": base.name, "fingerprint": engine.fingerprint, "arithmetic": engine.arithmetic,
+            "source": place_of(source_path), "captions": str(captions), "part_size": part_size,
+            "batch_size": batch_size, "thumbnails": thumbnails,
         }  # fmt: skip
         bench = Workbench(directory.path / ".build", plan, resume)
         with closing(Ledger(bench.folder)) as ledger:
@@ -90,7 +92,7 @@ def add_to_index(
                 if progress:
                     progress(Progress(p.done + change.known_records, p.total))
 
-            parts = work.run(fresh, LocalEngine(encoder), job, report)
+            parts = work.run(fresh, engine, job, report)
             with _writer(directory, base, foreign, encoder) as writer:
                 change.take_in(bench, parts, work, writer)
                 if prune:
@@ -268,7 +270,8 @@ class _Change:
     def _is_gone(self, uri: str, foreign: str | None) -> bool:
         assert self._seen is not None
         is_there = _key(uri) in self._seen or uri.startswith(tuple(self._unread))
-        return not is_there and _is_of(uri, foreign)
+        alone = foreign is None and not self._base.manifest.sources  # then addresses of the web are this corpus' too
+        return not is_there and (alone or _is_of(uri, foreign))
 
     def settle(self, schema: MetadataSchema) -> None:
         """Compare with the base: what is as it was is forgotten, the schema sees what is not."""
@@ -348,8 +351,7 @@ class _Item:
         if uri in self.told:
             first = self.told[uri][0]
             metadata = dict(self.stored["metadata"])
-            for name, value in first.metadata.items():
-                column = column_name(name)
+            for column, value in as_columns(first.metadata).items():
                 fitting = converted(value, metadata.get(column))
                 if fitting is not None or column in metadata:
                     metadata[column] = fitting

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from corpus import Record
+from dual_encoder.encoder import Runtime
 from indexer.ledger import Ledger
 from indexer.rows import Choice, Row, add_texts, new_texts, pack, read_row
 
@@ -34,6 +35,7 @@ class Encoder(Protocol):
     reference: str
     fingerprint: str
     dim: int
+    runtime: Runtime
 
     @property
     def streams(self) -> int: ...
@@ -58,12 +60,18 @@ class EngineError(Exception):
     """An engine that cannot work; the message says why. Finished parts are kept."""
 
 
+def arithmetic_of(encoder: Encoder) -> str:
+    """What vectors are computed with, `openvino bf16`."""
+    return f"{encoder.runtime.name} {encoder.runtime.precision}"
+
+
 class Engine(ABC):
-    """Makes parts of records, with the model that these three tell of."""
+    """Makes parts of records, with the model that these four tell of."""
 
     reference: str
     fingerprint: str
     dim: int
+    arithmetic: str  # runtime and precision: vectors of two differ a little
     encoder: Encoder | None = None  # where there is one in this process
 
     @abstractmethod
@@ -86,6 +94,7 @@ class LocalEngine(Engine):
     def __init__(self, *encoders: Encoder) -> None:
         first = encoders[0]
         self.reference, self.fingerprint, self.dim = first.reference, first.fingerprint, first.dim
+        self.arithmetic = arithmetic_of(first)
         self.encoder: Encoder = first
         # A call occupies two streams of an encoder: pictures are cut in halves of a batch.
         calls = [encoder for encoder in encoders for _ in range(max(1, encoder.streams // 2))]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from corpus.records import as_utf8
+from corpus.records import SourceError, as_utf8
 
 # What an index itself writes of every picture.
 OWN: dict[str, Any] = {
@@ -48,7 +48,8 @@ class MetadataSchema:
         self._kinds: dict[str, str] = {}
 
     def see(self, metadata: dict[str, Any]) -> None:
-        for name, value in metadata.items():
+        """Look at what a record says. Raises SourceError as `as_columns` does."""
+        for name, value in as_columns(metadata).items():
             kind = _kind(value)
             known = self._kinds.get(name, "")
             self._kinds[name] = _wider(known, kind) if known and kind else known or kind
@@ -58,17 +59,28 @@ class MetadataSchema:
         self._kinds = {name: kind for name, kind in self._kinds.items() if kind}
 
     def columns(self, rows: Iterable[dict[str, Any]]) -> dict[str, pa.Array[Any]]:
-        rows = list(rows)
+        rows = list(map(as_columns, rows))
         result = {}
         for name, kind in sorted(self._kinds.items()):
             values = [_convert(row.get(name), kind) for row in rows]
-            result[column_name(name)] = pa.array(values, _TYPES[kind])
+            result[name] = pa.array(values, _TYPES[kind])
         return result
 
 
 def column_name(name: str) -> str:
     """The column that metadata of this name lie in."""
     return f"meta_{name}" if name in OWN else as_utf8(name)
+
+
+def as_columns(metadata: dict[str, Any]) -> dict[str, Any]:
+    """What a record says, by the columns that it lies in. Raises SourceError where two names mean one column."""
+    named: dict[str, str] = {}
+    for name in metadata:
+        if (other := named.setdefault(column_name(name), name)) != name:
+            raise SourceError(
+                f"metadata {other!r} and {name!r} would both be the column {column_name(name)!r}: rename one of them"
+            )
+    return {column: metadata[name] for column, name in named.items()}
 
 
 def converted(value: Any, like: Any) -> Any:

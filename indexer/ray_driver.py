@@ -79,7 +79,7 @@ class _Crew:
         self._changed = asyncio.Condition()
         self._choices: dict[int, asyncio.Future[tuple[list[int], list[str]]]] = {}
         self._unfinished: set[int] = set()
-        self._model: tuple[str, int] | None = None
+        self._model: tuple[str, int, str] | None = None
         self._seen = time.monotonic()  # when a worker was there
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         count, resources = sizes(nodes, options.device, options.workers)
@@ -174,12 +174,17 @@ class _Crew:
                 await asyncio.sleep(0.5)
         if hello.error:
             raise Lost(f"a worker on {hello.host} cannot start: {hello.error}")
-        model = (hello.fingerprint, hello.dim)
+        model = (hello.fingerprint, hello.dim, hello.arithmetic)
         if self._model is None:
             self._model = model
             self._connection.send(("ready", *model, len(self._members)))
-        elif model != self._model:
+        elif model[:2] != self._model[:2]:
             raise Lost(f"on {hello.host} the model {self._options.model} is another one than on the other machines")
+        elif model != self._model:
+            raise Lost(
+                f"{hello.host} computes in {hello.arithmetic}, other machines in {self._model[2]}: give a --precision "
+                "and a --runtime that all of them have"
+            )
         member.host, member.up = hello.host, True
         async with self._changed:
             self._changed.notify_all()

@@ -103,7 +103,8 @@ class RayEngine(Engine):
             self._pipe.send(Options(address, model, device, runtime, precision, workers, patience, call_timeout))
             self._expect("imported", _IMPORT, "Ray cannot be imported")
             self._expect("connected", connect_timeout, f"no Ray cluster answers at {address}")
-            self.fingerprint, self.dim, self.workers = self._expect("ready", patience + 60, "no worker of Ray's starts")
+            ready = self._expect("ready", patience + 60, "no worker of Ray's starts")
+            self.fingerprint, self.dim, self.arithmetic, self.workers = ready
         except BaseException:
             self._driver.kill()
             self.close()

@@ -7,19 +7,20 @@ import socket
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from corpus import Record
-from indexer.engine import Job
+from indexer.engine import Job, arithmetic_of
 from indexer.rows import Row, read_row
 
 _HELD = 3  # parts, whose pictures wait to be chosen
 
 Floats = NDArray[np.float32]
+_Pictures: TypeAlias = list[tuple[Image.Image | None, bytes | None]]  # resized, and their thumbnails
 
 
 class Hello(NamedTuple):
@@ -28,6 +29,7 @@ class Hello(NamedTuple):
     host: str
     fingerprint: str = ""
     dim: int = 0
+    arithmetic: str = ""
     error: str = ""
 
 
@@ -52,7 +54,7 @@ class Worker:
             "device": device, "runtime": runtime, "precision": precision, "threads": threads
         }  # fmt: skip
         self._encoder: Any = None
-        self._held: dict[int, list[tuple[Image.Image | None, bytes | None]]] = {}
+        self._held: dict[int, _Pictures] = {}
         self._readers = ThreadPoolExecutor(threads, thread_name_prefix="reader")
         self._reading, self._encoding = Lock(), Lock()
 
@@ -68,28 +70,21 @@ class Worker:
                     self._encoder = load_encoder(self._model, **self._options)
                 except (ModelError, OSError, ValueError) as error:
                     return Hello(host, error=str(error))
-            return Hello(host, self._encoder.fingerprint, self._encoder.dim)
+            return Hello(host, self._encoder.fingerprint, self._encoder.dim, arithmetic_of(self._encoder))
 
     def read(self, number: int, packed: bytes, job: Job) -> list[Row]:
         """The rows of part `number`; `packed` is its pickled list of records."""
         with self._reading:
-            records: list[Record] = pickle.loads(packed)
-            # Resized, a picture takes a quarter of what the encoder is given.
-            read = partial(
-                read_row, size=self._encoder.image_size, prepare=self._encoder.preprocess.resize,
-                thumbnails=job.thumbnails,
-            )  # fmt: skip
-            done = list(self._readers.map(read, records))
+            rows, pictures = self._read(packed, job)
             while len(self._held) >= _HELD:
                 self._held.pop(max(self._held))
-            self._held[number] = [(picture, small) for _, picture, small in done]
-            return [row for row, _, _ in done]
+            self._held[number] = pictures
+            return rows
 
     def encode(self, number: int, packed: bytes, job: Job, chosen: list[int], texts: list[str]) -> Encoded:
         """The vectors of these pictures of part `number`, by their places in it, and of these texts."""
-        if number not in self._held:
-            self.read(number, packed, job)
-        held = self._held.pop(number)
+        with self._reading:  # another part may be put in its place
+            held = self._held.pop(number, None) or self._read(packed, job)[1]
         with self._encoding:
             vectors = [
                 self._encode(held, chosen[at : at + job.batch_size]) for at in range(0, len(chosen), job.batch_size)
@@ -97,7 +92,17 @@ class Worker:
             said = self._encoder.encode_texts(texts) if texts else self._none()
         return Encoded(np.concatenate([self._none(), *vectors]), [held[place][1] for place in chosen], said)
 
-    def _encode(self, held: list[tuple[Image.Image | None, bytes | None]], places: list[int]) -> Floats:
+    def _read(self, packed: bytes, job: Job) -> tuple[list[Row], _Pictures]:
+        records: list[Record] = pickle.loads(packed)
+        # Resized, a picture takes a quarter of what the encoder is given.
+        read = partial(
+            read_row, size=self._encoder.image_size, prepare=self._encoder.preprocess.resize,
+            thumbnails=job.thumbnails,
+        )  # fmt: skip
+        done = list(self._readers.map(read, records))
+        return [row for row, _, _ in done], [(picture, small) for _, picture, small in done]
+
+    def _encode(self, held: _Pictures, places: list[int]) -> Floats:
         pixels = np.stack([self._encoder.prepare(held[place][0]) for place in places])
         vectors: Floats = self._encoder.encode_pixels(pixels)
         return vectors

@@ -26,7 +26,7 @@ from service.problems import ProblemDetail
 from service.routes import embeddings, images, operations, search
 from service.routes.direct import Direct
 from service.schemas import EmbeddingsRequest, RankRequest, SearchRequest
-from service.settings import Settings, read_settings
+from service.settings import Settings
 from service.tracing import Tracer
 from service.watcher import watch_snapshots
 
@@ -50,7 +50,7 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
 
     Unless an engine is given, or is in its `state` by then, the model and the snapshot are opened when it starts.
     """
-    settings = settings or read_settings()
+    settings = settings or Settings()
     load = LoopLoad()
     tracer = Tracer() if settings.traces else None
 

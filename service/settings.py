@@ -12,7 +12,7 @@ from service.logs import Form, Level
 
 
 class Settings(BaseSettings):
-    """Read when constructed, never at import."""
+    """Read when constructed, never at import. Raises ValueError, a line that names the variables."""
 
     model_config = SettingsConfigDict(
         env_prefix="CROSSMODAL_", protected_namespaces=(), extra="ignore", env_ignore_empty=True
@@ -70,18 +70,14 @@ class Settings(BaseSettings):
     drain_delay: float = Field(0.0, ge=0, description="seconds to serve on, not ready, once told to stop")
     drain_timeout: float = Field(30.0, gt=0, description="seconds that what is being answered then has")
 
-
-def read_settings(**given: Any) -> Settings:
-    """What the environment says, but for what is given. Raises ValueError, in a line that names the variable."""
-    try:
-        return Settings(**given)
-    except ValidationError as error:
-        first = error.errors(include_input=False)[0]
-        name, *place = map(str, first["loc"])
-        raise ValueError(f"{': '.join([_variable(name), *place])}: {first['msg']}") from None
-    except SettingsError as error:  # a list; its message has the name in quotes
-        raise ValueError(f'{_variable(str(error).split(chr(34))[1])}: JSON is expected, such as ["a", "b"]') from None
-
-
-def _variable(name: str) -> str:
-    return f"CROSSMODAL_{name.upper()}"
+    def __init__(self, **given: Any) -> None:
+        try:
+            super().__init__(**given)
+        except ValidationError as error:
+            found = error.errors(include_url=False, include_input=False)  # which may be a secret
+            places = [(str(each["loc"][0]).upper(), *map(str, each["loc"][1:])) for each in found]
+            said = (f"CROSSMODAL_{': '.join(at)}: {each['msg']}" for at, each in zip(places, found, strict=True))
+            raise ValueError("; ".join(said)) from None
+        except SettingsError as error:
+            name = str(error).split('"')[1].upper()
+            raise ValueError(f"CROSSMODAL_{name}: not JSON: {error.__cause__}") from None

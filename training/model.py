@@ -8,13 +8,16 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dual_encoder.errors import ModelError, brief
 from dual_encoder.files import in_native_code, sha256, staged
 from dual_encoder.preprocess import Preprocess
 from dual_encoder.record import write_record
 from training.config import TrainConfig
+
+if TYPE_CHECKING:
+    import torch
 
 MADE = "training.json"
 _BLOCK = re.compile(r"\.(?:resblocks|blocks|layers?|stages)\.(\d+)\.|\.layer(\d)\.")
@@ -237,18 +240,15 @@ def _block(name: str) -> int | None:
 def save_model(
     model: Any, architecture: dict[str, Any], preprocess: Preprocess, tokenizer: Any, out: Path, made: dict[str, Any]
 ) -> Path:
-    """Write `open_clip_config.json` and `open_clip_model.safetensors` (fp16), what open_clip loads by `local-dir:`.
+    """Write `open_clip_config.json` and `open_clip_model.safetensors` (fp16, but for what is too large for it), what
+    open_clip loads by `local-dir:`.
 
     Beside them `training.json` says how the model was `made`, for the card of an export, and the files' SHA-256s. What
     lay at `out`, a model and its export, makes way for all of that at once. Raises TrainingError.
     """
-    import torch
     from safetensors.torch import save_file
 
-    weights = {
-        name: value.detach().to("cpu", torch.float16 if value.is_floating_point() else value.dtype).contiguous()
-        for name, value in model.state_dict().items()
-    }
+    weights = {name: _half(value.detach().cpu()).contiguous() for name, value in model.state_dict().items()}
     config = {"model_cfg": architecture, "preprocess_cfg": {**preprocess.to_config(), "mode": "RGB"}}
     weights_file = "open_clip_model.safetensors"
     try:
@@ -266,3 +266,9 @@ def save_model(
     except OSError as error:
         raise TrainingError(f"could not write {out}: {error.strerror or error}") from None
     return out
+
+
+def _half(weights: torch.Tensor) -> torch.Tensor:
+    """float16, unless a running variance, say, would become infinite; whole numbers stay."""
+    half = weights.half() if weights.is_floating_point() else weights
+    return half if half.isfinite().all() else weights

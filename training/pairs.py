@@ -78,8 +78,14 @@ class Pair:
 class Pairs(Sequence[Pair]):
     """Pairs that stay in Arrow memory, or in a memory-mapped file, until they are looked at."""
 
-    def __init__(self, table: pa.Table, root: Path) -> None:
-        self._table, self._root = table, root
+    def __init__(self, table: pa.Table, root: Path, split: str | None = None) -> None:
+        """`split` of a prepared folder `root`, which another process maps anew instead of being sent a copy."""
+        self._table, self._root, self._split = table, root, split
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._split is None:
+            return Pairs, (self._table, self._root)
+        return read_pairs, (self._root, self._split)
 
     def __len__(self) -> int:
         return int(self._table.num_rows)
@@ -187,7 +193,7 @@ def _read_prepared(data: Path, split: str) -> Pairs:
         table[column] if column in table.column_names else pa.nulls(table.num_rows, _SCHEMA.field(name).type)
         for name, column in columns.items()
     ]
-    return Pairs(pa.table(arrays, names=list(columns)), data)
+    return Pairs(pa.table(arrays, names=list(columns)), data, split)
 
 
 def batches(count: int, batch_size: int, seed: int, start: int = 0) -> Iterator[list[tuple[int, int]]]:

@@ -19,7 +19,7 @@ from dual_encoder.preprocess import Preprocess
 from dual_encoder.text_tower import encode_text, is_cuttable
 from training.config import TrainConfig
 from training.distributed import Processes
-from training.objectives import CONTRASTIVE
+from training.objectives import CONTRASTIVE, PER_PAIR
 from training.objectives.captioning import captioning
 from training.objectives.distillation import distillation
 from training.objectives.info_nce import info_nce
@@ -83,11 +83,26 @@ class Collate:
 
 @dataclass
 class Parts:
-    """What the towers give for some pictures: unit vectors, and the mean losses that look at one pair at a time."""
+    """What the towers give for some pictures: unit vectors, and their part in the losses that look at single pairs."""
 
     images: torch.Tensor
     texts: torch.Tensor
     losses: dict[str, torch.Tensor]
+
+
+@dataclass
+class Guesses:
+    """What is to be guessed of a process' captions: `tokens` int64 (n · c, length), `hidden` bool alike, where masked.
+
+    `total` tokens are guessed in the whole batch, by all processes together.
+    """
+
+    tokens: torch.Tensor
+    hidden: torch.Tensor
+    total: int
+
+    def __getitem__(self, rows: slice) -> Guesses:
+        return Guesses(self.tokens[rows], self.hidden[rows], self.total)
 
 
 class Step:
@@ -131,24 +146,24 @@ class Step:
         size = self.config.micro_batch or len(batch)
         chunks = [slice(start, start + size) for start in range(0, len(batch), size)]
         whole = len(chunks) == 1
+        guesses = self._guesses(batch, number)
         parts: list[Parts] = []
         for i, rows in enumerate(chunks):
             with torch.set_grad_enabled(whole), _still_statistics(self.model, not whole):
-                parts.append(self._embed(batch, rows, number, i, losses=whole))
+                parts.append(self._embed(batch, rows, number, i, guesses if whole else None))
         images = torch.cat([part.images.detach() for part in parts])
         texts = torch.cat([part.texts.detach() for part in parts])
         values, image_gradient, text_gradient = self._contrast(batch, images, texts)
 
-        weights, share = self.config.objectives, 1 / self.processes.size
+        weights = self.config.objectives
         per_text = texts.shape[0] // len(batch)
         for i, rows in enumerate(chunks):
-            part = parts[i] if whole else self._embed(batch, rows, number, i, losses=True)
-            scale = share * len(part.images) / len(batch)
+            part = parts[i] if whole else self._embed(batch, rows, number, i, guesses)
             roots, gradients = [], []
             for name, loss in part.losses.items():
-                values[name] = values.get(name, 0.0) + loss.item() * scale
+                values[name] = values.get(name, 0.0) + loss.item()
                 roots.append(loss)
-                gradients.append(torch.full_like(loss, weights[name] * scale))
+                gradients.append(torch.full_like(loss, weights[name]))
             if image_gradient is not None and text_gradient is not None:
                 text_rows = slice(rows.start * per_text, rows.stop * per_text)
                 for root, gradient in ((part.images, image_gradient[rows]), (part.texts, text_gradient[text_rows])):
@@ -172,8 +187,11 @@ class Step:
 
     # --- the towers ---------------------------------------------------------------------------------------------------
 
-    def _embed(self, batch: Batch, rows: slice, number: int, chunk: int, losses: bool) -> Parts:
-        """Embed some pictures and their texts, with the same random choices whenever it is asked for the same part."""
+    def _embed(self, batch: Batch, rows: slice, number: int, chunk: int, guesses: Guesses | None) -> Parts:
+        """Embed some pictures and their texts, with the same random choices whenever it is asked for the same part.
+
+        Without `guesses` there are no losses.
+        """
         import torch
 
         config = self.config
@@ -184,19 +202,21 @@ class Step:
         per_text = len(batch.tokens) // len(batch)
         first = rows.start * per_text
         tokens = batch.tokens[first : first + len(pixels) * per_text].to(self.device, non_blocking=True)
+        if guesses:
+            guesses = guesses[rows.start * config.captions_per_image : rows.stop * config.captions_per_image]
         found: dict[str, torch.Tensor] = {}
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._half):
             normal = (pixels - self._mean) / self._std
             if "captioning" in config.objectives:
-                images, texts, found = self._caption(normal, tokens, per_text)
-            elif "masked_language" in config.objectives and losses:
+                images, texts, found = self._caption(normal, tokens, guesses)
+            elif "masked_language" in config.objectives and guesses:
                 images, image_tokens = self._image_tokens(normal)
                 texts = self._encode_texts(tokens)
-                found = {"masked_language": self._guess(tokens, per_text, image_tokens, number, chunk)}
+                found = {"masked_language": self._guess(image_tokens, guesses)}
             else:
                 images, texts = self.model.encode_image(normal), self._encode_texts(tokens)
         unit = torch.nn.functional.normalize
-        return Parts(unit(images.float(), dim=-1), unit(texts.float(), dim=-1), found if losses else {})
+        return Parts(unit(images.float(), dim=-1), unit(texts.float(), dim=-1), found)
 
     def _encode_texts(self, tokens: torch.Tensor) -> torch.Tensor:
         import torch
@@ -213,31 +233,50 @@ class Step:
         found = self.model.visual.forward_intermediates(pixels, indices=1)
         return found["image_features"], found["image_intermediates"][-1].flatten(2).transpose(1, 2)
 
-    def _guess(
-        self, tokens: torch.Tensor, per_text: int, image_tokens: torch.Tensor, number: int, chunk: int
-    ) -> torch.Tensor:
+    def _guesses(self, batch: Batch, number: int) -> Guesses | None:
+        """What is guessed in this step, chosen for the whole batch at once, however that is cut."""
         import torch
 
-        own = tokens.view(-1, per_text, tokens.shape[1])[:, : self.config.captions_per_image]
-        own = own.reshape(-1, tokens.shape[1])
-        own = own[:, : int(_lengths(own).max())]
-        seed = (self.config.seed * 1_000_003 + number) * 4_099 + self.processes.rank * 65_537 + chunk
-        masked, hidden = mask_tokens(own, self._mask_id, self._special, torch.Generator().manual_seed(seed))
-        states = _token_states(self.model, masked)
+        config = self.config
+        if not config.objectives.keys() & PER_PAIR:
+            return None
+        own = self._captions(batch.tokens.to(self.device, non_blocking=True), len(batch))
+        every = self.processes.gather(own)
+        if "captioning" in config.objectives:
+            hidden = every != self.model.pad_id
+            hidden[:, 0] = False
+        else:
+            generator = torch.Generator().manual_seed((config.seed * 1_000_003 + number) * 4_099)
+            hidden = mask_tokens(every, self._mask_id, self._special, generator)[1]
+        mine = slice(self.processes.rank * len(own), (self.processes.rank + 1) * len(own))
+        return Guesses(own, hidden[mine], max(1, int(hidden.sum())))
+
+    def _captions(self, texts: torch.Tensor, pictures: int) -> torch.Tensor:
+        """Of (n · (c + m), …), what is of texts, those of the n · c captions."""
+        return texts.reshape(pictures, -1, *texts.shape[1:])[:, : self.config.captions_per_image].flatten(0, 1)
+
+    def _guess(self, image_tokens: torch.Tensor, guesses: Guesses) -> torch.Tensor:
+        length = int(_lengths(guesses.tokens).max())
+        own, hidden = guesses.tokens[:, :length], guesses.hidden[:, :length]
+        states = _token_states(self.model, own.masked_fill(hidden, self._mask_id))
         images = image_tokens.repeat_interleave(self.config.captions_per_image, 0)
-        return masked_language(self.head, states, images, own, hidden)
+        return masked_language(self.head, states, images, own, hidden, guesses.total)
 
     def _caption(
-        self, pixels: torch.Tensor, tokens: torch.Tensor, per_text: int
+        self, pixels: torch.Tensor, tokens: torch.Tensor, guesses: Guesses | None
     ) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
         """One pass through open_clip's CoCa gives the vectors and the guesses of the next tokens."""
         images, image_tokens = self.model._encode_image(pixels, normalize=False)
         texts, states = self.model._encode_text(tokens, normalize=False)
-        own = [i for i in range(len(tokens)) if i % per_text < self.config.captions_per_image]
-        tokens, states = tokens[own], states[own]
+        if guesses is None:
+            return images, texts, {}
         image_tokens = image_tokens.repeat_interleave(self.config.captions_per_image, 0)
-        logits = self.model.text_decoder(image_tokens, states[:, :-1])
-        return images, texts, {"captioning": captioning(logits, tokens[:, 1:], self.model.pad_id)}
+        logits = self.model.text_decoder(image_tokens, self._captions(states, len(pixels))[:, :-1])
+        return (
+            images,
+            texts,
+            {"captioning": captioning(logits, guesses.tokens[:, 1:], guesses.total, self.model.pad_id)},
+        )
 
     # --- the whole batch ----------------------------------------------------------------------------------------------
 

@@ -28,7 +28,7 @@ __all__ = ["Progress", "TrainingError", "train"]
 # What a run keeps to its end: its card tells of one recipe. Rates, steps and the like may change when it goes on.
 _FIXED = (
     "model", "data", "seed", "batch_size", "objectives", "teacher", "captions_per_image", "negatives_per_image",
-    "caption_choice", "negative_choice", "crop",
+    "caption_choice", "negative_choice", "crop", "fresh_text",
 )  # fmt: skip
 
 
@@ -63,6 +63,8 @@ def train(config: TrainConfig, on_progress: Callable[[Progress], None] | None = 
             return _train(config, processes, torch.device(_device(device_type, processes)), on_progress)
     except BlockingIOError:
         raise TrainingError(f"{config.out}: another run writes there") from None
+    except (FileExistsError, NotADirectoryError):
+        raise TrainingError(f"{config.out}: `out` is to be a folder, and a file is in its way") from None
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise TrainingError(_out_of_memory(config, str(error))) from None
     except RuntimeError as error:  # what the CPU allocator raises
@@ -91,8 +93,7 @@ def _train(
         raise TrainingError(f"objectives: {error}") from None
     groups = parameter_groups(model, config.learning_rate, config.weight_decay, config.layer_decay)
     if step.head is not None:
-        parameters = list(step.head.parameters())
-        groups.append({"params": parameters, "weight_decay": config.weight_decay, "scale": 1.0})
+        groups += parameter_groups(step.head, config.learning_rate, config.weight_decay, layer_decay=1.0)
     optimiser = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98), fused=device.type == "cuda")
     average: Any = None
     if config.ema:
@@ -100,7 +101,10 @@ def _train(
 
     checkpoint = config.out / CHECKPOINT
     parts = {"model": model, "optimiser": optimiser, "head": step.head, "average": average}
+    wanted = [{name: group[name] for name in ("weight_decay", "scale")} for group in groups]
     done = _restore(checkpoint, config, student, parts) if checkpoint.exists() else 0
+    for group, now in zip(optimiser.param_groups, wanted, strict=True):
+        group.update(now)  # not as the checkpoint has them
     leader = processes.rank == 0
     board = _board(config.out, done) if leader else None
 
@@ -129,7 +133,8 @@ def _train(
         if config.clamp_patience and clamped > config.clamp_patience:
             raise TrainingError(_at_the_clamp(config, done, checkpoint))
         done += 1
-        values.append({"loss": loss, **found})
+        if leader:
+            values.append({"loss": loss, **found})
 
         last = done == config.steps
         if leader and (done % config.checkpoint_every == 0 or last):
@@ -249,6 +254,8 @@ def _restore(path: Path, config: TrainConfig, student: Student, parts: dict[str,
 def _validation(config: TrainConfig, student: Student, device: torch.device) -> Callable[[Any], dict[str, float]]:
     from training.evaluation import evaluate
     from training.live import LiveEncoder
+
+    read_pairs(config.validation, "val")  # type: ignore[arg-type]  # what is wrong with them is said before the first step
 
     def validate(model: Any) -> dict[str, float]:
         model.eval()

@@ -22,20 +22,23 @@ def demo(
     from crossmodal.commands.data import scenes
     from crossmodal.commands.index import build
     from crossmodal.commands.serve import serve
-    from dual_encoder.reference import parse_reference
 
     index = folder / ("corpus-index" if corpus else "index")
     drawn = folder / "scenes" / "captions.jsonl"
     if corpus is None and not drawn.is_file():
         scenes(out=drawn.parent, count=count, seed=7, split="test")
-    if corpus or not (index / "CURRENT").is_file() or _model_of(index) != parse_reference(model).name:
+    if corpus or not (index / "CURRENT").is_file() or not _is_of(index, model):
         build(corpus or str(drawn), out=index, model=model)
     typer.echo(f"open http://127.0.0.1:{port}/ and type: a red star, four blue circles, 红色心形", err=True)
     serve(index, port=port)
 
 
-def _model_of(index: Path) -> str:
+def _is_of(index: Path, model: str) -> bool:
+    """Whether this model made an index; `tiny` may be another since."""
+    from dual_encoder.encoder import describe_model
     from vector_index import IndexDirectory
 
+    facts = describe_model(model)
     with IndexDirectory(index).open() as snapshot:
-        return snapshot.manifest.model.reference
+        stamp = snapshot.manifest.model
+        return (stamp.reference, stamp.fingerprint) == (facts["reference"], facts["fingerprint"])

@@ -67,7 +67,7 @@ def _search(
     from service.engine import Engine
     from service.problems import explain
     from service.schemas import SearchRequest
-    from service.settings import read_settings
+    from service.settings import Settings
 
     query: dict[str, Any] = {"text": text}
     picture = b""
@@ -85,7 +85,7 @@ def _search(
     except ValidationError as error:
         raise ValueError(explain(error.errors())) from None
     given = place(index, store) | ({} if model is None else {"model": model})
-    engine = Engine(read_settings(**given), lazy=True)
+    engine = Engine(Settings(**given), lazy=True)
     try:
         found = asyncio.run(answer(engine, target, wanted, time.perf_counter(), picture))  # type: ignore[arg-type]
     finally:

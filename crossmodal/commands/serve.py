@@ -26,12 +26,12 @@ def serve(
 ) -> None:
     """Serve an index over REST, with a web page at /. Everything else is set by CROSSMODAL_… variables."""
     from service.server import serve as run
-    from service.settings import read_settings
+    from service.settings import Settings
 
     given: dict[str, Any] = {"model": model, "device": device, "runtime": runtime, "precision": precision}
     given |= {"workers": workers, "insecure": insecure}
     given = {name: value for name, value in given.items() if value is not None}
-    settings = read_settings(**place(index, store), **given)
+    settings = Settings(**place(index, store), **given)
     if (settings.index is None) == (settings.store is None):
         raise typer.BadParameter("give an index directory or a store (CROSSMODAL_STORE), one of them")
     typer.echo(f"serving {settings.store or settings.index} on http://{host}:{port}", err=True)

@@ -176,6 +176,20 @@ def test_a_folder_of_shards() -> None:
         broken.read()
 
 
+def test_a_folder_is_listed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = fsspec.filesystem("memory")
+    memory.pipe({"/s/0.tar": tar({"1.png": b"one"}), "/s/sub/x.txt": b"no picture"})
+    asked: list[str] = []
+
+    def noted(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *arguments, **options: asked.append(name) or real(*arguments, **options)  # type: ignore[func-returns-value]
+
+    for name in ("ls", "find"):
+        monkeypatch.setattr(memory, name, noted(name, getattr(memory, name)))
+    assert len(list(open_source("memory://s").records())) == 1
+    assert asked == ["find"]
+
+
 def test_addresses_in_a_table_here(tmp_path: Path, host: str) -> None:
     fsspec.filesystem("memory").pipe("/b/a.png", b"memory")
     FILES["/files/a.png"] = b"web"

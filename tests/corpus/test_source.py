@@ -73,6 +73,8 @@ def test_shards(tmp_path: Path) -> None:
     members = {"1.png": png(), "1.txt": b"a caption", "1.json": b'{"licence": "cc0", "width": 9}', "2.txt": b"no picture",
                "3.json": b"{", "3.png": png()}  # fmt: skip
     shard(tmp_path / "00001.tar", members)
+    (tmp_path / "._00001.tar").write_bytes(b"of macOS")
+    (tmp_path / "not.tar").mkdir()
     shard(tmp_path / "00000.tar", {"9.png": png(), "9.json": b'{"caption": "from json"}'})
     records = list(open_source(tmp_path).records())
     assert [r.uri for r in records] == ["00000.tar#9.png", "00001.tar#1.png", "00001.tar#3.png"]

@@ -66,6 +66,10 @@ def test_a_missing_image_column_names_those_there_are(tmp_path: Path) -> None:
         ("t.jsonl", b'{"image": ' + b"[" * 100_000, "line 1: not JSON"),
         ("t.csv", b"image\n\xff\xfe\n", "decode"),
         ("t.csv", b"image,caption\na.png,one,\na.png,a star, on blue\n", "line 3: more fields than columns"),
+        ("t.csv", b'image,caption\na.png,one\nb.png,"two\nc.png,three\n', "line 3: unexpected end of data; a text"),
+        ("t.csv", b'image,caption\na.png,"one\nb.png,"two"\nc.png,three\n', "line 2: .* expected after"),
+        ("t.csv", b'image,caption\na.png,"' + b"one\n" * 50_000, "line 2: field larger than"),
+        ("t.csv", b"image,caption,caption \na.png,one,two\n", "two columns 'caption'"),
         ("t.parquet", b"PAR0", "not a Parquet table"),
     ],
 )
@@ -90,6 +94,21 @@ def test_pictures_within_the_table_are_refused_in_few_words(tmp_path: Path) -> N
     (record,) = open_table(tmp_path / "t.parquet").records()
     with pytest.raises(ValueError, match="`image` is no path but a dict"):
         record.read()
+
+
+def test_a_caption_that_begins_like_a_list_is_a_caption(tmp_path: Path) -> None:
+    text = "[" * 50_000 + "]"
+    (tmp_path / "t.csv").write_text(f"image,caption\na.png,{text}\n")
+    (record,) = open_table(tmp_path / "t.csv").records()
+    assert record.captions == (text,)
+
+
+def test_bytes_are_no_metadata(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = [{"image": "a.png", "jpg": b"\xff" * 99, "more": [{"bytes": b"x", "n": 1}], "year": 1999}]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "t.parquet")
+    (record,) = open_table(tmp_path / "t.parquet").records()
+    assert record.metadata == {"year": 1999}
+    assert "columns of bytes are left out: jpg, more" in caplog.text
 
 
 @pytest.mark.parametrize("image", ["", "\0", "x" * 5000, "."])

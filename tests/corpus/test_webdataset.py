@@ -3,14 +3,16 @@ import json
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
+from corpus import webdataset
 from corpus.webdataset import open_shards
 
 
-def write_shard(path: Path, members: dict[str, bytes]) -> Path:
-    with tarfile.open(path, "w") as tar:
+def write_shard(path: Path, members: dict[str, bytes], mode: Literal["w", "a"] = "w") -> Path:
+    with tarfile.open(path, mode) as tar:
         for name, data in members.items():
             info = tarfile.TarInfo(name)
             info.size = len(data)
@@ -48,6 +50,33 @@ def test_dots_in_names(tmp_path: Path, draw: Callable[..., bytes]) -> None:
         ("c.png", ()),
     ]  # fmt: skip
     assert [r.read() for r in records] == [draw(seed) for seed in (1, 2, 4, 5, 6)]
+
+
+@pytest.mark.parametrize("held", [0, 12, 2**20])
+def test_members_in_any_order(
+    tmp_path: Path, draw: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch, held: int
+) -> None:
+    """`tar cf 0.tar *.png *.txt`, and what `tar` makes of a folder whose names are in no order."""
+    monkeypatch.setattr(webdataset, "_HELD", held)
+    pictures = {f"{n}.png": draw(n) for n in range(3)}
+    others = {"2.txt": b"two", "0.json": b'\xef\xbb\xbf{"licence": "cc0"}', "1.txt": b"\xef\xbb\xbfone"}
+    for members in ({**pictures, **others}, {**others, **pictures}):
+        records = open_shards([write_shard(tmp_path / "0.tar", members)], tmp_path).records()
+        found = {r.uri.removeprefix("0.tar#"): (r.captions, r.metadata, r.read()) for r in records}
+        assert found == {
+            "0.png": ((), {"licence": "cc0"}, draw(0)),
+            "1.png": (("one",), {}, draw(1)),
+            "2.png": (("two",), {}, draw(2)),
+        }
+
+
+def test_samples_of_one_name_are_not_one(tmp_path: Path, draw: Callable[..., bytes]) -> None:
+    path = write_shard(tmp_path / "0.tar", {"a.PNG": draw(1), "a.txt": b"one", "b.png": draw(3)})
+    write_shard(path, {"a.png": draw(2), "A.png": draw(4), "a.txt": b"two"}, "a")
+    records = open_shards([path], tmp_path).records()
+    assert [(r.captions, r.read()) for r in records] == [
+        (("one",), draw(1)), ((), draw(3)), (("two",), draw(2)), ((), draw(4)),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("kept", [0, 700, 1800])

@@ -14,6 +14,7 @@ import pytest
 from dual_encoder import ModelError, export
 from dual_encoder.encoder import FORMAT, _runtime
 from dual_encoder.export import _keep_others, export_model
+from dual_encoder.files import staged
 from dual_encoder.quantise import write_int8
 from dual_encoder.reference import TINY
 
@@ -47,6 +48,25 @@ def test_in_place_of_an_older_export(tmp_path: Path) -> None:
     shutil.rmtree(out)
     shutil.rmtree(work / "more")
     assert read(work) == {**AFTER, "notes.txt": "mine"}
+
+
+def test_a_model_that_is_replaced_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a training run that ends: its weights would lie beside the towers of those before."""
+    out = tmp_path / "model"
+    shutil.copytree(TINY, out)
+    real = export.load_open_clip
+
+    def load(*arguments: Any, **options: Any) -> Any:
+        source = real(*arguments, **options)
+        with staged(out) as folder:
+            shutil.copytree(TINY, folder, dirs_exist_ok=True)
+        return source
+
+    monkeypatch.setattr(export, "load_open_clip", load)
+    for name in ("_write_onnx", "_measure_parity"):  # take 20 s
+        monkeypatch.setattr(export, name, lambda *_: {})
+    with pytest.raises(ModelError, match=r"model was replaced while it was being read: export it again"):
+        export_model(str(out), out)
 
 
 def test_8_bit_towers_of_another_export_are_not_served(tmp_path: Path) -> None:

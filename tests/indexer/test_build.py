@@ -12,6 +12,7 @@ import tarfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import fsspec
@@ -145,6 +146,23 @@ def test_an_interrupted_build_resumes_to_the_same(tmp_path: Path, encoder: DualE
     assert first.encoded + second.encoded == 39
     with IndexDirectory(tmp_path / "whole").open() as a, IndexDirectory(tmp_path / "index").open() as b:
         assert_same(a, b)
+
+
+def test_parts_of_another_precision_are_not_taken_over(tmp_path: Path, encoder: DualEncoder) -> None:
+    folder = corpus(tmp_path / "corpus", 6)
+
+    class Coarse(Counting):
+        runtime = SimpleNamespace(name=encoder.runtime.name, precision="int8")
+
+        def encode_pixels(self, pixels: np.ndarray) -> np.ndarray:
+            if self.encoded >= 2:
+                raise KeyboardInterrupt
+            return super().encode_pixels(pixels)
+
+    with pytest.raises(KeyboardInterrupt):
+        build_index(folder, tmp_path / "index", Coarse(encoder), part_size=2, batch_size=2)  # type: ignore[arg-type]
+    assert len(list((tmp_path / "index" / ".build").glob("part-*.arrow"))) == 1
+    assert build_index(folder, tmp_path / "index", encoder, part_size=2, batch_size=2).resumed_parts == 0
 
 
 def test_sigkill(tmp_path: Path, encoder: DualEncoder, scenes: Path) -> None:

@@ -119,6 +119,21 @@ def test_adding_with_prune_is_building_anew(
     assert (again.snapshot, again.added, again.changed, again.removed) == (report.snapshot, 0, 0, 0)
 
 
+def test_whole_addresses_are_pruned_where_there_is_one_corpus(tmp_path: Path, encoder: DualEncoder) -> None:
+    rows = [{"image": f"{n}.jpg", "content": n} for n in range(2)]
+    write_table(tmp_path / "elsewhere", rows)
+    for number, name in enumerate(("one", "other")):
+        (tmp_path / name).mkdir()
+        for kept in (2, 1):
+            lines = [json.dumps({"image": str(tmp_path / "elsewhere" / f"{n}.jpg")}) for n in range(kept)]
+            (tmp_path / name / f"{kept}.jsonl").write_text("\n".join(lines))
+        build_index(tmp_path / name / "2.jsonl", tmp_path / f"index{number}", encoder)
+    add_to_index(write_table(tmp_path / "more", [{"image": "m.jpg", "content": 9}]), tmp_path / "index1", encoder)
+    for number, (name, removed) in enumerate((("one", 1), ("other", 0))):
+        report = add_to_index(tmp_path / name / "1.jsonl", tmp_path / f"index{number}", encoder, prune=True)
+        assert report.removed == removed
+
+
 def test_without_prune_what_is_gone_stays(tmp_path: Path, encoder: DualEncoder) -> None:
     first = write_table(tmp_path / "corpus", [{"image": "a.jpg", "content": 1, "caption": "one", "id": "A"}])
     build_index(first, tmp_path / "index", encoder)
@@ -234,6 +249,7 @@ def test_an_interrupted_addition_goes_on(tmp_path: Path, encoder: DualEncoder) -
         add_to_index(table, tmp_path / "index", Breaks(encoder), part_size=2, batch_size=2)  # type: ignore[arg-type]
     with IndexDirectory(tmp_path / "index").open() as snapshot:
         assert len(snapshot.images) == 2
+    assert "arithmetic" in json.loads((tmp_path / "index" / ".build" / "plan.json").read_text())
     counting = Counting(encoder)
     report = add_to_index(table, tmp_path / "index", counting, part_size=2, batch_size=2)  # type: ignore[arg-type]
     assert (report.added, counting.pictures) == (7, 3)

@@ -4,14 +4,19 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from corpus.records import SourceError
 from indexer.metadata import MetadataSchema
 
 
-def column(values: list[Any], name: str = "x") -> pa.Array:
-    schema, rows = MetadataSchema(), [{name: value} for value in values]
+def columns(rows: list[dict[str, Any]]) -> dict[str, pa.Array]:
+    schema = MetadataSchema()
     for row in rows:
         schema.see(row)
-    (only,) = schema.columns(rows).values()
+    return schema.columns(rows)
+
+
+def column(values: list[Any]) -> pa.Array:
+    (only,) = columns([{"x": value} for value in values]).values()
     return only
 
 
@@ -43,4 +48,15 @@ def test_one_type_a_column(values: list[Any], kind: pa.DataType, expected: list[
 def test_names_of_our_own_are_kept_apart() -> None:
     schema = MetadataSchema()
     schema.see({"id": 1, "uri": "u", "colour": "red", "\ud800": 1})
-    assert list(schema.columns([{}])) == ["colour", "meta_id", "meta_uri", "?"]
+    assert list(schema.columns([{}])) == ["?", "colour", "meta_id", "meta_uri"]
+
+
+@pytest.mark.parametrize("names", [("width", "meta_width"), ("a\ud800", "a?")])
+def test_two_names_of_one_column_are_refused(names: tuple[str, str]) -> None:
+    with pytest.raises(SourceError, match="would both be the column"):
+        MetadataSchema().see(dict.fromkeys(names, 1))
+
+
+def test_a_column_keeps_what_records_call_by_different_names() -> None:
+    (both,) = columns([{"width": 1}, {"meta_width": 2}]).values()
+    assert both.to_pylist() == [1, 2]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ class Colours:
     reference, fingerprint, dim = "colours", "c" * 64, 4
     image_size = (4, 4)
     streams = 1
+    runtime: Any = SimpleNamespace(name="mean", precision="fp32")
 
     def prepare(self, image: Image.Image) -> NDArray[np.float32]:
         return np.asarray(image.resize((4, 4), Image.Resampling.NEAREST), np.float32).transpose(2, 0, 1)

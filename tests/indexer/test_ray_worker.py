@@ -12,6 +12,7 @@ from corpus import open_source
 from dual_encoder import DualEncoder
 from indexer.engine import Job
 from indexer.ray_worker import Encoded, Worker
+from indexer.rows import Row
 
 JOB = Job(part_size=60, batch_size=8, thumbnails=True)
 
@@ -45,6 +46,25 @@ def test_what_is_held_no_longer_is_read_again(packed: bytes, encoder: DualEncode
     np.testing.assert_array_equal(held.text_vectors, encoder.encode_texts(texts))
     assert [row["reject"] for row in rows] == [None] * 60
     assert all(held.thumbnails)
+
+
+def test_a_part_read_beside_takes_nothing_from_one_that_is_encoded(scenes: Path) -> None:
+    packed = pickle.dumps(list(open_source(scenes).records())[:4])
+
+    class Busy(Worker):
+        """Reads part 9 whenever it has read another."""
+
+        def read(self, number: int, packed: bytes, job: Job) -> list[Row]:
+            rows = super().read(number, packed, job)
+            if number != 9:
+                super().read(9, packed, job)
+            return rows
+
+    busy = Busy("tiny", "cpu", "auto", "auto", 1)
+    busy.hello()
+    for number in (1, 2, 9):
+        Worker.read(busy, number, packed, JOB)
+    assert len(busy.encode(10, packed, JOB, [0, 3], []).vectors) == 2
 
 
 def test_nothing_chosen(packed: bytes, encoder: DualEncoder) -> None:

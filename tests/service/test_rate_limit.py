@@ -280,7 +280,7 @@ def test_addresses_are_counted_without_keys_and_forwarded_ones_only_from_proxies
 @pytest.mark.parametrize("proxy", ["10.9.0.1/16", "10.9.0.0/33", "balancer", "*"])
 def test_what_is_no_address_of_a_proxy_is_refused_at_the_start(proxy: str) -> None:
     """uvicorn takes them for names, which no client has: all would share the proxy's limit. "*" would believe everybody."""
-    with pytest.raises(ValueError, match="trusted_proxies"):
+    with pytest.raises(ValueError, match="CROSSMODAL_TRUSTED_PROXIES"):
         Settings(index=Path("none"), trusted_proxies=[proxy])  # type: ignore[list-item]
 
 

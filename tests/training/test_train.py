@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from safetensors.torch import load_file
 from dual_encoder.files import locked
 from dual_encoder.record import read_record
 from training.config import TrainConfig, read_config
-from training.model import save_model
+from training.model import _half, save_model
 from training.pairs import DataError, read_pairs
 from training.train import Progress, TrainingError, train
 
@@ -104,7 +105,7 @@ def test_what_is_locked_stays(tmp_path: Path, recipe: Recipe, options: dict[str,
 
 def test_two_processes_train_as_one(tmp_path: Path, recipe: Recipe) -> None:
     options = {"negatives_per_image": 1, "captions_per_image": 2, "steps": 4,
-               "objectives": {"info_nce": 1, "sigmoid": 0.1, "intra_modal": 0.5}}  # fmt: skip
+               "objectives": {"info_nce": 1, "sigmoid": 0.1, "intra_modal": 0.5, "masked_language": 0.5}}  # fmt: skip
     alone = losses_of(read_config(recipe(tmp_path / "a", "vit", **options)))
     path = recipe(tmp_path / "b", "vit", **options)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
@@ -130,6 +131,8 @@ def test_trains_from_prepared_data_with_its_loader_processes(tmp_path: Path, dat
     assert len(pairs) >= 60
     assert pairs[0].negatives
     assert pairs[0].metadata["shape"]
+    assert len(sent := pickle.dumps(pairs)) < 1_000  # to each process of the loader
+    assert pickle.loads(sent)[59] == pairs[59]
     options = {"data": str(tmp_path / "prepared"), "workers": 1, "negatives_per_image": 1, "steps": 2}
     assert losses_of(read_config(recipe(tmp_path / "a", **options)))
     shard = next((tmp_path / "prepared").glob("train-*.tar"))
@@ -154,6 +157,18 @@ def test_validation_and_tensorboard(config: Config, data: Path) -> None:
     assert [event.step for event in events.Scalars("loss")] == [1, 2, 3, 4]
 
 
+def test_what_is_decayed_and_how_much(config: Config) -> None:
+    """Neither gains nor biases, of the head either; and as the recipe says when a run goes on."""
+    settings = config("vit", steps=1, batch_size=2, objectives={"masked_language": 1, "info_nce": 1})
+    train(settings)
+    train(settings.model_copy(update={"steps": 2, "weight_decay": 0.3}))
+    optimiser = torch.load(settings.out / "checkpoint.pt", weights_only=True)["optimiser"]
+    assert {group["weight_decay"] for group in optimiser["param_groups"]} == {0.3, 0.0}
+    decayed = [number for group in optimiser["param_groups"] if group["weight_decay"] for number in group["params"]]
+    assert len(decayed) > 10
+    assert all(optimiser["state"][number]["exp_avg"].ndim > 1 for number in decayed)
+
+
 # --- what goes wrong --------------------------------------------------------------------------------------------------
 
 
@@ -169,6 +184,15 @@ def test_another_architecture_is_refused(tmp_path: Path, recipe: Recipe) -> None
     (tmp_path / "run" / "checkpoint.pt").write_bytes(b"half")
     with pytest.raises(TrainingError, match="cannot be read as a checkpoint"):
         train(read_config(path))
+
+
+def test_what_is_wrong_with_the_validation_is_said_at_first(tmp_path: Path, config: Config) -> None:
+    prepared = {"format": "crossmodal-pairs", "version": 1, "splits": {"train": {}}}
+    (tmp_path / "manifest.json").write_text(json.dumps(prepared))
+    settings = config(steps=1, validation=str(tmp_path))
+    with pytest.raises(DataError, match="no split 'val'; it has train"):
+        train(settings)
+    assert not (settings.out / "checkpoint.pt").exists()
 
 
 def test_a_picture_that_vanished_is_named(tmp_path: Path, config: Config, data: Path) -> None:
@@ -227,6 +251,19 @@ def test_one_run_at_a_time(tmp_path: Path, recipe: Recipe) -> None:
     config.out.mkdir()
     with locked(config.out), pytest.raises(TrainingError, match=r"run: another run writes there"):
         train(config)
+
+
+def test_a_file_in_the_way_of_a_run(config: Config) -> None:
+    settings = config()
+    settings.out.write_text("")
+    with pytest.raises(TrainingError, match="a file is in its way"):
+        train(settings)
+
+
+def test_what_is_too_large_for_half_precision_stays_whole() -> None:
+    assert _half(torch.tensor([1.5, 1e6])).tolist() == [1.5, 1e6]
+    assert _half(torch.tensor([1.5])).dtype == torch.float16
+    assert _half(torch.tensor(2**40)).item() == 2**40
 
 
 def test_a_saved_model_is_what_open_clip_loads(tmp_path: Path, config: Config) -> None:

@@ -57,9 +57,10 @@ def masked_language(
     image_tokens: torch.Tensor,
     tokens: torch.Tensor,
     hidden: torch.Tensor,
+    total: int,
     pad_id: int = 0,
 ) -> torch.Tensor:
-    """Mean cross-entropy of the hidden tokens (Li et al., 2021, "Align before Fuse").
+    """Cross-entropy of the hidden tokens (Li et al., 2021, "Align before Fuse"): their part in the mean over `total`.
 
     `states` (n, length, width) are the text tower's over the masked text, `image_tokens` (n, patches, width) the image
     tower's last map; `tokens` int64 and `hidden` bool (n, length) say what was hidden.
@@ -67,4 +68,4 @@ def masked_language(
     from torch.nn.functional import cross_entropy
 
     logits = head(states, image_tokens, tokens == pad_id, hidden)
-    return cross_entropy(logits.float(), tokens[hidden])
+    return cross_entropy(logits.float(), tokens[hidden], reduction="sum") / total

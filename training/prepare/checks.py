@@ -15,7 +15,7 @@ from PIL import Image
 
 from corpus import Record
 from corpus.files import read
-from dual_encoder.image import MAX_PIXELS, ImageError, open_image
+from dual_encoder.image import FORMATS, MAX_PIXELS, ImageError, open_image
 from training.prepare.captions import clean_caption, refuse_caption
 from training.prepare.languages import detect_language, stated_languages
 from training.prepare.near_duplicates import SIDE, colours, perceptual_hash
@@ -24,7 +24,7 @@ from training.prepare.options import Options
 # Pillow's names of formats -> the suffix of a member; each is one that the readers of shards know.
 SUFFIXES = {
     "JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "DIB": "bmp", "TIFF": "tif",
-    "AVIF": "avif", "JPEG2000": "jp2", "PPM": "ppm", "TGA": "tga", "ICO": "ico", "QOI": "qoi",
+    "AVIF": "avif", "JPEG2000": "jp2", "PPM": "ppm", "TGA": "tga", "ICO": "ico",
 }  # fmt: skip
 _DECODE_SIDE = 4 * SIDE  # px; reduced-scale decoding leaves at least twice this
 _SIDECARS = (".txt", ".caption")
@@ -68,7 +68,12 @@ def examine(record: Record, options: Options, sidecars: str | None = None) -> Ex
 
     `sidecars` is the folder, or its address, where `a.txt` has the captions of `a.jpg`.
     """
-    found = Examined(record.uri, metadata=plain(record.metadata))
+    found = Examined(record.uri)
+    try:
+        found.metadata = plain(record.metadata)
+    except RecursionError:
+        found.given, found.refusal = len(record.captions), Refusal("unreadable", "its metadata are nested too deeply")
+        return found
     _take_captions(record, found, options, sidecars)
     if options.honour_split and (value := record.metadata.get("split")) not in (None, ""):
         found.split = str(value).strip().lower()
@@ -161,7 +166,7 @@ def _header_size(data: bytes) -> tuple[int, int]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data)) as image:
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 return image.size
     except Image.DecompressionBombError:
         return MAX_PIXELS, 2

@@ -47,7 +47,7 @@ def stated_languages(metadata: dict[str, Any], captions: int) -> list[str | None
     if isinstance(stated, str) and stated.startswith("["):  # a list in a CSV
         try:
             stated = json.loads(stated)
-        except ValueError:
+        except (ValueError, RecursionError):
             stated = None
     if isinstance(stated, str) and stated.strip():
         return [stated.strip().lower()] * captions

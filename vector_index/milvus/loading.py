@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
@@ -42,6 +43,8 @@ _BATCH: Final = 500  # rows
 _HNSW: Final = {"M": 32, "efConstruction": 200}
 _TIE: Final = 1e-5  # scores this close are equal but for rounding, which is another here and there
 
+log = logging.getLogger(__name__)
+
 
 class Loading:
     """Makes the three collections that begin with `base`, whose rows are those of the snapshot that are not deleted."""
@@ -60,7 +63,7 @@ class Loading:
         Raises: as `MilvusStore.publish` says.
         """
         manifest = snapshot.manifest
-        target = Target(manifest.target_recall)
+        target = Target(manifest.target_recall)  # its milliseconds are not those that are measured here
         thumbnails = self._thumbnails and snapshot.has_thumbnails
         named = {"images": self._base, "texts": f"{self._base}_texts"}
         sources = {"images": snapshot.images, "texts": snapshot.texts}
@@ -71,7 +74,7 @@ class Loading:
         for kind, source in sources.items():
             truths = {name: _Truth(each, own=name == kind) for name, each in queries.items()}
             pictures = snapshot if thumbnails and kind == "images" else None
-            index = self._load(named[kind], source, live[kind], truths.values(), pictures)
+            index = self._load(named[kind], source, live[kind], truths.values(), pictures, manifest.memory)
             loaded = MilvusCollection(self._connection, named[kind], source.schema, source.dim, len(live[kind]), index)
             if len(loaded) and (there := loaded.counted()) != len(loaded):
                 raise StoreUnavailable(f"{loaded.name}: {there:,} rows are there of {len(loaded):,} that were loaded")
@@ -96,10 +99,11 @@ class Loading:
         live: npt.NDArray[np.int64],
         truths: Iterable[_Truth],
         pictures: local.Snapshot | None,
+        memory: int | None,
     ) -> IndexStamp:
         kind = self._index_type
         if kind == AUTO:
-            kind = "FLAT" if len(live) <= kinds.FLAT_ROWS else "HNSW"
+            kind = choose_kind(name, len(live), source.dim, memory)
         built = {"HNSW": _HNSW, "IVF_FLAT": {"nlist": list_count(max(len(live), 1))}}.get(kind, {})
         fields = fields_of(source.schema)
         if len(live) == 0:
@@ -156,6 +160,16 @@ class Loading:
         self._connection.call("flush", name, timeout=PATIENCE)
         self._index(name, VECTOR, wait=False, index_type="FLAT", metric_type=METRIC)
         self._connection.call("load_collection", name, timeout=PATIENCE)
+
+
+def choose_kind(name: str, rows: int, dim: int, memory: int | None) -> str:
+    """What "auto" stands for: all hold every vector in float32, so to save memory only the graph can be left out."""
+    vectors, graph = rows * dim * 4, rows * _HNSW["M"] * 2 * 4
+    if memory is not None and vectors > memory:
+        log.warning("%s: %d vectors take %d bytes of Milvus' memory, more than %d", name, rows, vectors, memory)
+    if rows <= kinds.FLAT_ROWS:
+        return "FLAT"
+    return "HNSW" if memory is None or vectors + graph <= memory else "IVF_FLAT"
 
 
 def _text(thumbnail: bytes | None) -> str | None:

@@ -40,7 +40,7 @@ def test_the_head_learns_from_the_picture_what_the_text_hides() -> None:
     first = last = 0.0
     for step in range(60):
         states = embedding(tokens.masked_fill(hidden, 0))
-        loss = masked_language(head, states, pictures, tokens, hidden)
+        loss = masked_language(head, states, pictures, tokens, hidden, total=10)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

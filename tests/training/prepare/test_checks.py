@@ -49,9 +49,16 @@ def test_what_cannot_be_read(picture: Callable[..., bytes]) -> None:
     def strange() -> bytes:
         raise RuntimeError("the store is away")
 
+    deep: list[Any] = []
+    for _ in range(2000):
+        deep = [deep]
+    refusal = examine(record(picture(1), metadata={"deep": deep, "language": "[" * 5000}), Options()).refusal
+    assert refusal is not None
+    assert refusal.reason == "its metadata are nested too deeply"
     jpeg = picture(1, 300, 300, "JPEG")
     for read, says in (
         (gone, "No such file"), (strange, "the store is away"), (lambda: b"", "empty"), (lambda: b"text", "not an image"),
+        (lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 99999 99999\n%%EndComments\n", "not an image"),
         (lambda: jpeg[: len(jpeg) // 2], "truncated"),
     ):  # fmt: skip
         refusal = examine(Record(uri="a", read=read, captions=("a dog",)), Options()).refusal

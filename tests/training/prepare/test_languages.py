@@ -23,5 +23,6 @@ def test_stated() -> None:
     assert stated_languages({"language": '["en", "zh"]'}, 2) == ["en", "zh"]
     assert stated_languages({"language": ["en", "zh"]}, 3) == [None] * 3
     assert stated_languages({"language": "[en"}, 1) == [None]
+    assert stated_languages({"language": "[" * 100_000}, 1) == [None]
     assert stated_languages({"language": 5}, 1) == [None]
     assert stated_languages({}, 1) == [None]

@@ -84,14 +84,16 @@ class RequestGuard:
         async def watched(message: MutableMapping[str, Any]) -> None:
             nonlocal status, sending, answered, counts
             if message["type"] == "http.response.start":
-                length = next((int(value) for name, value in message["headers"] if name == b"content-length"), 0)
-                if length > _PIECE:
-                    if self.answering and self.answering + length > self.settings.bytes_in_flight:
-                        raise _Refused(503, "memory", "the service holds too many large answers: try again later")
-                    sending = length
-                    self.answering += sending
-                    self.load.requests -= counts  # how fast it is taken is no work of the loop's
-                    counts = False
+                for name, value in message["headers"]:  # the first, most often
+                    if name == b"content-length":
+                        if (length := int(value)) > _PIECE:
+                            if self.answering and self.answering + length > self.settings.bytes_in_flight:
+                                raise _Refused(503, "memory", "the service holds too many large answers: try later")
+                            sending = length
+                            self.answering += sending
+                            self.load.requests -= counts  # how fast it is taken is no work of the loop's
+                            counts = False
+                        break
                 status, answered = message["status"], True
                 if timer:
                     timer.cancel()  # how fast it is taken is the connection's to watch

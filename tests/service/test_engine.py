@@ -161,7 +161,7 @@ def test_queries_are_answered_while_the_next_snapshot_is_read_for_the_first_time
 ) -> None:
     engine = Engine(Settings(index=index, decoder_processes=0))
     warming, goes_on = threading.Event(), threading.Event()
-    monkeypatch.setattr(engine.store, "current", lambda: "another")
+    engine.snapshot.name = "an older one"
     monkeypatch.setattr("service.engine._warm", lambda _: (warming.set(), goes_on.wait(20)))
 
     async def main() -> None:

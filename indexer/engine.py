@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from corpus import Record
+from dual_encoder.device_jpegs import DeviceJpegs
 from indexer.ledger import Ledger
 from indexer.rows import Choice, Row, add_texts, new_texts, pack, read_row
 
@@ -81,8 +82,10 @@ class LocalEngine(Engine):
     pictures, and its vectors the same place, however many there are.
     """
 
-    def __init__(self, *encoders: Encoder) -> None:
+    def __init__(self, *encoders: Encoder, jpegs: DeviceJpegs | None = None) -> None:
+        """`jpegs` decodes those that it can."""
         first = encoders[0]
+        self._decode = jpegs or (lambda _: None)
         self.reference, self.fingerprint, self.dim = first.reference, first.fingerprint, first.dim
         self.encoder: Encoder = first
         self._count = len(encoders)
@@ -112,7 +115,7 @@ class LocalEngine(Engine):
         with ThreadPoolExecutor(_READERS, thread_name_prefix="reader") as readers:
 
             def submit(record: Record) -> Future[tuple[Row, Pixels | None, bytes | None]]:
-                return readers.submit(read_row, record, size, prepare, job.thumbnails, cores)
+                return readers.submit(read_row, record, size, prepare, job.thumbnails, cores, self._decode)
 
             queue = deque(map(submit, islice(records, job.batch_size * 4)))
             while queue:

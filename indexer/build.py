@@ -85,6 +85,8 @@ def build_index(
             "fingerprint": engine.fingerprint, "source": place_of(source_path), "captions": str(captions),
             "part_size": part_size, "batch_size": batch_size, "thumbnails": thumbnails,
         }  # fmt: skip
+        if engine.decodes_on != "cpu":  # pixels are not quite the same
+            plan["decodes_on"] = engine.decodes_on
         bench = Workbench(directory.path / ".build", plan, resume)
         with closing(Ledger(bench.folder)) as ledger:
             work = Work(bench, ledger)

@@ -64,6 +64,7 @@ class Engine(ABC):
     fingerprint: str
     dim: int
     encoder: Encoder | None = None  # where there is one in this process
+    decodes_on = "cpu"
 
     @abstractmethod
     def parts(
@@ -86,6 +87,7 @@ class LocalEngine(Engine):
         """`jpegs` decodes those that it can."""
         first = encoders[0]
         self._decode = jpegs or (lambda _: None)
+        self.decodes_on = "gpu" if jpegs else "cpu"
         self.reference, self.fingerprint, self.dim = first.reference, first.fingerprint, first.dim
         self.encoder: Encoder = first
         self._count = len(encoders)

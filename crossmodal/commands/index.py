@@ -218,8 +218,8 @@ def import_(
     source: Annotated[str | None, typer.Option(help="What addresses of pictures are relative to.")] = None,
     encode_captions: Annotated[bool, typer.Option("--encode-captions", help="Those that have no vector.")] = False,
     unchecked: Annotated[bool, typer.Option("--unchecked", help="Do not look whether MODEL made them.")] = False,
-    index_type: Annotated[str, typer.Option(help="auto, Flat, HNSW32, HNSW32,SQfp16, …")] = "auto",
-    target_recall: Annotated[float, typer.Option(help="recall@10 that HNSW must reach.", min=0, max=1)] = 0.95,
+    index_type: Annotated[str, typer.Option(help="auto, Flat, HNSW32,SQ8, …: as for build.")] = "auto",
+    target_recall: Annotated[float, typer.Option(help="recall@10 that the index must reach.", min=0, max=1)] = 0.95,
     json: _Json = False,
 ) -> None:
     """Publish embeddings that exist as the live snapshot, without encoding them again."""

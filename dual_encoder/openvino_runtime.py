@@ -173,6 +173,12 @@ class _Tower:
 
 
 def cache_directory() -> Path:
-    """Where exported and compiled models are kept: $XDG_CACHE_HOME/crossmodal, else ~/.cache/crossmodal."""
+    """Where exported and compiled models are kept: $XDG_CACHE_HOME/crossmodal, else ~/.cache/crossmodal.
+
+    Raises ModelError.
+    """
     root = os.environ.get("XDG_CACHE_HOME")
-    return (Path(root) if root else Path.home() / ".cache") / "crossmodal"
+    try:
+        return (Path(root) if root else Path.home() / ".cache") / "crossmodal"
+    except RuntimeError:  # a user of whom the system knows nothing but the number
+        raise ModelError("no home directory to keep compiled models in: set XDG_CACHE_HOME") from None

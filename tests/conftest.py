@@ -21,6 +21,8 @@ from dual_encoder import DualEncoder, load_encoder
 from indexer import build_index
 from training.scenes import write_scenes
 
+# Models and indexes are small here: a second thread spends more of a core waiting for the first than computing.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 settings.register_profile("deterministic", derandomize=True, deadline=None)
 settings.load_profile("deterministic")
 

@@ -83,6 +83,14 @@ def test_a_cache_that_cannot_be_written_is_done_without(monkeypatch: pytest.Monk
     assert load_encoder("tiny", device="cpu").encode_texts(["a"]).shape == (1, 256)
 
 
+def test_who_has_no_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 4_000_000_000)
+    with pytest.raises(ModelError, match="set XDG_CACHE_HOME"):
+        load_encoder("tiny", device="cpu")
+
+
 def test_another_model_of_the_same_second_and_size(model: Path, tmp_path: Path) -> None:
     """OpenVINO alone would serve what it had compiled of the first."""
     before = load_encoder(str(model), device="cpu").encode_texts(["a red star"])

@@ -119,6 +119,15 @@ def test_adding_with_prune_is_building_anew(
     assert (again.snapshot, again.added, again.changed, again.removed) == (report.snapshot, 0, 0, 0)
 
 
+def test_an_id_that_changed_is_told_of(tmp_path: Path, encoder: DualEncoder, caplog: pytest.LogCaptureFixture) -> None:
+    row = {"image": "a.jpg", "content": 1, "id": "old"}
+    build_index(write_table(tmp_path / "corpus", [row]), tmp_path / "index", encoder)
+    for id in ("old", "new"):
+        assert "keep the id" not in caplog.text
+        add_to_index(write_table(tmp_path / "corpus", [{**row, "id": id}]), tmp_path / "index", encoder)
+    assert "1 pictures keep the id that they have in the index, such as 'old', which is 'new' now" in caplog.text
+
+
 def test_whole_addresses_are_pruned_where_there_is_one_corpus(tmp_path: Path, encoder: DualEncoder) -> None:
     rows = [{"image": f"{n}.jpg", "content": n} for n in range(2)]
     write_table(tmp_path / "elsewhere", rows)

@@ -199,14 +199,17 @@ class _Change:
 
     def fresh(self, records: Iterator[Record]) -> Iterator[Record]:
         """The records whose bytes the index does not have. Of the others it is noted what they say."""
-        with ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="hasher") as readers:
-            ahead: deque[tuple[Record, Future[str | None]]] = deque()
+        readers = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="hasher")
+        ahead: deque[tuple[Record, Future[str | None]]] = deque()
+        try:
             for record in records:
                 ahead.append((record, readers.submit(_digest, record)))
                 if len(ahead) >= _AHEAD:
                     yield from self._sorted_out(*ahead.popleft())
             while ahead:
                 yield from self._sorted_out(*ahead.popleft())
+        finally:
+            readers.shutdown(cancel_futures=True)  # the web may take its time
 
     def _sorted_out(self, record: Record, digest: Future[str | None]) -> Iterator[Record]:
         if self._seen is not None:

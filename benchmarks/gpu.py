@@ -64,7 +64,9 @@ def main() -> None:
                 rows.append({"part": part.__name__, **row})
                 print(rows[-1], flush=True)
         except Exception as error:  # the other parts are worth having
-            rows.append({"part": part.__name__, "what": f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"})
+            rows.append(
+                {"part": part.__name__, "what": f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"}
+            )
         print(f"{part.__name__}: {time.monotonic() - began:.0f} s", flush=True)
         gc.collect()  # a runtime's graphs hold the runtime
     report.save("gpu", seen, rows, given.out)
@@ -196,7 +198,7 @@ def _jpeg(
     try:
         yield {"what": f"{what}/s, decoded by nvJPEG", "value": len(files) / _seconds(given, on_device)}
     except RuntimeError as error:
-        yield {"what": f"{what}: nvJPEG: {str(error).splitlines()[0][:200]}"}
+        yield {"what": f"{what}: nvJPEG: {' '.join(str(error).split())[:200]}"}
         return
     whole = [each.permute(1, 2, 0).cpu().numpy() for each in on_device()]
     plain = [np.asarray(open_image(file).image) for file in files]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,6 +21,8 @@ _CAPTIONS = (".txt", ".caption")
 _TEXTS = (*_CAPTIONS, ".json")
 _HELD = 32 * 2**20  # bytes of texts that are read as a shard is gone through; the others are gone back to
 _KNOWN = ("caption", "sha256", "width", "height")  # fields of img2dataset that the index finds out for itself
+
+log = logging.getLogger(__name__)
 
 
 class _Member(NamedTuple):
@@ -80,9 +83,12 @@ def _members(shard: _Shard) -> Iterator[Record]:
     try:
         with shard.open() as file:
             samples: list[_Sample] = []
+            odd: list[str] = []
             broken = _gather(file, samples)
             for sample in samples:
-                yield from _record(file, shard, stamp, sample)
+                yield from _record(file, shard, stamp, sample, odd)
+            if odd:
+                log.warning("%s: %d .json are no JSON objects, such as %s", shard.name, len(odd), odd[0])
             if broken is not None:
                 raise broken
     except (tarfile.TarError, EOFError, OSError, ValueError) as error:
@@ -124,8 +130,11 @@ def _refuse(reason: str) -> bytes:
     raise ValueError(reason)
 
 
-def _record(file: IO[bytes], shard: _Shard, stamp: str, sample: _Sample) -> Iterator[Record]:
-    """The pictures of a sample: `a.jpg`, whatever `a.mask.png` is there; without it each of `a.1.jpg`, `a.2.jpg` …"""
+def _record(file: IO[bytes], shard: _Shard, stamp: str, sample: _Sample, odd: list[str]) -> Iterator[Record]:
+    """The pictures of a sample: `a.jpg`, whatever `a.mask.png` is there; without it each of `a.1.jpg`, `a.2.jpg` …
+
+    `odd` is told of .json that cannot be read.
+    """
     parts: dict[str, _Sample] = {}
     for suffix, member in sample.items():
         before, _, last = suffix.rpartition(".")
@@ -133,10 +142,10 @@ def _record(file: IO[bytes], shard: _Shard, stamp: str, sample: _Sample) -> Iter
     images = {before: next((each[last] for last in each if last in SUFFIXES), None) for before, each in parts.items()}
     for before in [""] if images.get("") else parts:
         if (image := images[before]) is not None:
-            yield _picture(file, shard, stamp, image, parts[before])
+            yield _picture(file, shard, stamp, image, parts[before], odd)
 
 
-def _picture(file: IO[bytes], shard: _Shard, stamp: str, image: _Member, beside: _Sample) -> Record:
+def _picture(file: IO[bytes], shard: _Shard, stamp: str, image: _Member, beside: _Sample, odd: list[str]) -> Record:
     metadata: dict[str, Any] = {}
     captions: tuple[str, ...] = ()
     for suffix, member in beside.items():
@@ -144,8 +153,11 @@ def _picture(file: IO[bytes], shard: _Shard, stamp: str, image: _Member, beside:
             try:
                 parsed = json.loads(_text(file, member))
             except (ValueError, RecursionError):
-                continue
-            metadata = parsed if isinstance(parsed, dict) else {}
+                parsed = None
+            if isinstance(parsed, dict):
+                metadata = parsed
+            else:
+                odd.append(member.name)
         elif suffix in _CAPTIONS:
             captions += captions_of(_text(file, member))
     captions = captions or captions_of(metadata.get("caption"))

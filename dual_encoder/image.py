@@ -84,15 +84,16 @@ def _decode(image: Image.Image, target_side: int | None, max_pixels: int) -> Dec
         # draft() picks the smallest of 1/1 … 1/8 that still covers the size asked for
         scale = 2 * target_side / min(width, height)
         image.draft(None, (max(1, int(width * scale)), max(1, int(height * scale))))
-    orientation = _orientation(image)
+    turned = orientation(image)
     image.load()
-    upright = ImageOps.exif_transpose(image) if orientation != 1 else image
-    if orientation in _SIDEWAYS:
+    upright = ImageOps.exif_transpose(image) if turned != 1 else image
+    if turned in _SIDEWAYS:
         width, height = height, width
     return DecodedImage(to_rgb(upright), width, height, image_format)
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation(image: Image.Image) -> int:
+    """As EXIF has it: 1 is upright."""
     try:
         value = image.getexif().get(_ORIENTATION, 1)
     except Exception:  # a broken EXIF block says nothing about the pixels

@@ -125,7 +125,7 @@ class Recorded(Padded):
                 return
             why = f"cosine {cosine:.4f} with what the model gives"
         except RuntimeError as error:
-            why = str(error.__context__ or error).splitlines()[0][:200]
+            why = " ".join(str(error.__context__ or error).split())[:200]
             # Nothing of the failure is left on a new one.
             self._compute = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         self.recording = False

@@ -56,13 +56,11 @@ class Preprocess:
         if self.resize_mode == "squash":
             return image.resize((width, height), resample)
         if self.resize_mode == "longest":
-            ratio = min(width / image.width, height / image.height)
-            scaled = (max(1, round(image.width * ratio)), max(1, round(image.height * ratio)))
+            scaled, (left, top) = self.place(image.size)
             padded = Image.new("RGB", (width, height), (self.fill_color,) * 3)
-            padded.paste(image.resize(scaled, resample), ((width - scaled[0]) // 2, (height - scaled[1]) // 2))
+            padded.paste(image.resize(scaled, resample), (-left, -top))
             return padded
-        scaled = self._covering(image.size)
-        left, top = round((scaled[0] - width) / 2), round((scaled[1] - height) / 2)
+        scaled, (left, top) = self.place(image.size)
         if scaled[0] > width and scaled != image.size:
             # The columns that the crop keeps, and no others: a quarter less work for 4:3. Pillow holds their bounds in
             # single precision: of 10,000 values one differs by 1 of 255. Part of a tall picture it would resize in
@@ -72,6 +70,21 @@ class Preprocess:
             image, scaled, left = image.resize((width, scaled[1]), resample, box), (width, scaled[1]), 0
         resized = image if scaled == image.size else image.resize(scaled, resample)
         return resized.crop((left, top, left + width, top + height))
+
+    def place(self, size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
+        """What a picture of (width, height) px is resized to, and where in that the model's window begins, (x, y).
+
+        The window reaches beyond a picture that does not fill it.
+        """
+        height, width = self.size
+        if self.resize_mode == "squash":
+            return (width, height), (0, 0)
+        if self.resize_mode == "longest":
+            ratio = min(width / size[0], height / size[1])
+            scaled = (max(1, round(size[0] * ratio)), max(1, round(size[1] * ratio)))
+            return scaled, (-((width - scaled[0]) // 2), -((height - scaled[1]) // 2))
+        scaled = self._covering(size)
+        return scaled, (round((scaled[0] - width) / 2), round((scaled[1] - height) / 2))
 
     def _covering(self, size: tuple[int, int]) -> tuple[int, int]:
         # The shorter side becomes the target, the longer is rounded down, as torchvision's Resize does.

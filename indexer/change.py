@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import time
 from collections import deque
@@ -27,6 +28,8 @@ from indexer.metadata import OWN, MetadataSchema, as_columns, converted
 from indexer.parts import Workbench, unpack
 from indexer.rows import MAX_CAPTION
 from vector_index import IndexDirectory, Snapshot, SnapshotWriter, UnknownId
+
+log = logging.getLogger(__name__)
 
 _AHEAD = 64  # records read ahead
 _BATCH = 1024
@@ -109,6 +112,9 @@ def add_to_index(
                 is_other = work.images or change.changed or change.removed or reject_news
                 snapshot = writer.publish() if is_other else base.name
         bench.remove()
+    if change.other_ids:
+        said = "%s: %d pictures keep the id that they have in the index, %s; building anew gives them theirs"
+        log.warning(said, source_path, change.other_ids, change.other_id)
     return ChangeReport(
         snapshot, work.images, change.changed, change.removed, change.unchanged, work.rejected,
         time.monotonic() - began,
@@ -174,6 +180,7 @@ class _Change:
         self._seen: set[int] | None = set() if remember else None
         self._unread: list[str] = []  # folders and shards, whose pictures may be there all the same
         self.known_records = self.changed = self.removed = 0
+        self.other_ids, self.other_id = 0, ""  # pictures that are there and have another id now, and the first of them
         self.rejects: set[tuple[str, str]] = set()
         self._rejected = {uri for uri, _ in base.rejects()}
         self.mended: set[str] = set()  # of these, what is no longer to be rejected
@@ -192,14 +199,17 @@ class _Change:
 
     def fresh(self, records: Iterator[Record]) -> Iterator[Record]:
         """The records whose bytes the index does not have. Of the others it is noted what they say."""
-        with ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="hasher") as readers:
-            ahead: deque[tuple[Record, Future[str | None]]] = deque()
+        readers = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="hasher")
+        ahead: deque[tuple[Record, Future[str | None]]] = deque()
+        try:
             for record in records:
                 ahead.append((record, readers.submit(_digest, record)))
                 if len(ahead) >= _AHEAD:
                     yield from self._sorted_out(*ahead.popleft())
             while ahead:
                 yield from self._sorted_out(*ahead.popleft())
+        finally:
+            readers.shutdown(cancel_futures=True)  # the web may take its time
 
     def _sorted_out(self, record: Record, digest: Future[str | None]) -> Iterator[Record]:
         if self._seen is not None:
@@ -217,6 +227,9 @@ class _Change:
         item = self.item(row)
         self._shown[row] = True
         item.told.setdefault(record.uri, []).append(record)
+        if record.id not in (None, item.stored["id"]) and record.uri == item.stored["uri"]:
+            self.other_ids += 1
+            self.other_id = self.other_id or f"such as {item.stored['id']!r}, which is {record.id!r} now"
         if record.uri not in item.places:
             item.places.append(record.uri)
             if (before := self._known.at(record.uri)) is not None and before != row:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from corpus import Record
+from dual_encoder.device_jpegs import DeviceJpegs
 from dual_encoder.encoder import Runtime
 from indexer.ledger import Ledger
 from indexer.rows import Choice, Row, add_texts, new_texts, pack, read_row
@@ -71,7 +72,7 @@ class Engine(ABC):
     reference: str
     fingerprint: str
     dim: int
-    arithmetic: str  # runtime and precision: vectors of two differ a little
+    arithmetic: str  # runtime, precision and decoder: vectors of two differ a little
     encoder: Encoder | None = None  # where there is one in this process
 
     @abstractmethod
@@ -91,10 +92,12 @@ class LocalEngine(Engine):
     pictures, and its vectors the same place, however many there are.
     """
 
-    def __init__(self, *encoders: Encoder) -> None:
+    def __init__(self, *encoders: Encoder, jpegs: DeviceJpegs | None = None) -> None:
+        """`jpegs` decodes those that it can."""
         first = encoders[0]
+        self._decode = jpegs or (lambda _: None)
         self.reference, self.fingerprint, self.dim = first.reference, first.fingerprint, first.dim
-        self.arithmetic = arithmetic_of(first)
+        self.arithmetic = arithmetic_of(first) + (", JPEGs decoded on the GPU" if jpegs else "")
         self.encoder: Encoder = first
         # A call occupies two streams of an encoder: pictures are cut in halves of a batch.
         calls = [encoder for encoder in encoders for _ in range(max(1, encoder.streams // 2))]
@@ -125,7 +128,7 @@ class LocalEngine(Engine):
         with ThreadPoolExecutor(_READERS, thread_name_prefix="reader") as readers:
 
             def submit(record: Record) -> Future[tuple[Row, Pixels | None, bytes | None]]:
-                return readers.submit(read_row, record, size, prepare, job.thumbnails, cores)
+                return readers.submit(read_row, record, size, prepare, job.thumbnails, cores, self._decode)
 
             queue = deque(map(submit, islice(records, job.batch_size * (self._count + 3))))
             while queue:

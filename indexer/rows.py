@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from corpus import Record
-from dual_encoder.image import ImageError, open_image
+from dual_encoder.image import DecodedImage, ImageError, open_image
 from indexer.ledger import Ledger
 from indexer.thumbnail import SIDE, thumbnail
 
@@ -30,11 +30,13 @@ def read_row(
     prepare: Callable[[Image.Image], T],
     thumbnails: bool,
     core: AbstractContextManager[object] = nullcontext(),  # noqa: B008
+    decode: Callable[[bytes], tuple[DecodedImage, T] | None] = lambda _: None,
 ) -> tuple[Row, T | None, bytes | None]:
     """Everything about a record that needs no encoder: its row, what `prepare` makes of the picture, its thumbnail.
 
     `size` is (height, width) in px of what the model sees. A row with a `reject` has neither. Runs on any thread, and
-    holds `core` while it computes, not while it waits for the file.
+    holds `core` while it computes, not while it waits for the file. What `decode` gives of a file, perhaps nothing, is
+    taken instead of decoding and preparing it here.
     """
     good = [text for text in record.captions if len(text) <= MAX_CAPTION]
     row: Row = {
@@ -47,12 +49,12 @@ def read_row(
     }  # fmt: skip
     try:
         data = record.read()
+        found = decode(data)
         with core:
-            # Reduced-scale decoding must still leave a thumbnail its pixels.
-            decoded = open_image(data, max(*size, SIDE // 2))
+            decoded = found[0] if found else open_image(data, side_of(size))
             row |= {"sha256": hashlib.sha256(data).hexdigest(), "width": decoded.width, "height": decoded.height}
             small = thumbnail(decoded.image) if thumbnails else None
-            return row, prepare(decoded.image), small
+            return row, found[1] if found else prepare(decoded.image), small
     except OSError as error:
         row["reject"] = f"{UNREADABLE}{error.strerror or error}"
     except MemoryError:
@@ -60,6 +62,11 @@ def read_row(
     except (ImageError, ValueError) as error:
         row["reject"] = str(error)
     return row, None, None
+
+
+def side_of(size: tuple[int, int]) -> int:
+    """The side (px) that decoding at a reduced scale is to leave: of what a model sees, and of a thumbnail."""
+    return max(*size, SIDE // 2)
 
 
 class Choice:

@@ -95,9 +95,9 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
     app.state.load = load
     # From within outwards: the last added is the first to see a request.
     app.add_middleware(Access, gate=Gate(settings))
+    app.add_middleware(RequestGuard, settings=settings, load=load)
     if settings.cors_origins:
         app.add_middleware(CORSMiddleware, allow_origins=settings.cors_origins, **_CORS)
-    app.add_middleware(RequestGuard, settings=settings, load=load)
     app.add_middleware(SecurityHeaders, shared=bool(settings.cors_origins))
     if is_wanted(settings):
         app.add_middleware(Observer, settings=settings, tracer=tracer)

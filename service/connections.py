@@ -9,7 +9,7 @@ import select
 import sys
 from typing import Any, ClassVar
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from service.headers import ON_FAILURE
 from service.loop_lag import LoopLoad
@@ -57,6 +57,7 @@ class TimedProtocol(HttpToolsProtocol):
         self._stuck: asyncio.TimerHandle | None = None
         self._data = b""  # that the parser is at
         self._unused = 0  # bytes of a head, or of what trails a body, that is not whole yet
+        self._answered: RequestResponseCycle | None = None  # now, or last
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -71,7 +72,14 @@ class TimedProtocol(HttpToolsProtocol):
         self._idle.pop(self, None)
         if self._stuck:
             self._stuck.cancel()
+        if self._answered is not None and not self._answered.response_complete:  # uvicorn tells the last that came
+            self._answered.disconnected = True
+            self._answered.message_event.set()
         super().connection_lost(exc)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._answered = cycle
+        super()._start_asgi_task(cycle, app)
 
     def data_received(self, data: bytes) -> None:
         self._data = data

@@ -76,9 +76,9 @@ class Engine:
         self._find = self._searcher.lane("search", find, _QUERIES)
         self._dig = self._searcher.lane("deep search", find, _ROWS)
         self._call = self._searcher.lane("call", call_all, 1)
-        self._warm = self._searcher.lane("warm", call_all, 1)
-        # Their own: values of millions of rows, or a corpus that is far away or hangs, keep no query waiting.
-        self._counter = Batcher("counter", self.store.searchers)
+        # Their own: no query waits for values of millions of rows, for an index's first walk, or a corpus that hangs.
+        self._counter = Batcher("counter", self.store.searchers, prepare=threads.limit_search)
+        self._warm = self._counter.lane("warm", call_all, 1)
         self._count = self._counter.lane("facets", call_all, 1)
         self._reader = Batcher("content", _FILES)
         self._read = self._reader.lane("content", call_all, 1)

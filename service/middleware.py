@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import os
 import re
@@ -83,24 +84,29 @@ class RequestGuard:
         async def watched(message: MutableMapping[str, Any]) -> None:
             nonlocal status, sending, answered, counts
             if message["type"] == "http.response.start":
-                length = next((int(value) for name, value in message["headers"] if name == b"content-length"), 0)
-                if length > _PIECE:
-                    if self.answering + length > self.settings.bytes_in_flight:
-                        raise _Refused(503, "memory", "the service holds too many large answers: try again later")
-                    sending = length
-                    self.answering += sending
-                    self.load.requests -= counts  # how fast it is taken is no work of the loop's
-                    counts = False
+                for name, value in message["headers"]:  # the first, most often
+                    if name == b"content-length":
+                        if (length := int(value)) > _PIECE:
+                            if self.answering and self.answering + length > self.settings.bytes_in_flight:
+                                raise _Refused(503, "memory", "the service holds too many large answers: try later")
+                            sending = length
+                            self.answering += sending
+                            self.load.requests -= counts  # how fast it is taken is no work of the loop's
+                            counts = False
+                        break
                 status, answered = message["status"], True
                 if timer:
                     timer.cancel()  # how fast it is taken is the connection's to watch
                 message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
                 if scope["app"].state.draining:
                     message["headers"].append((b"connection", b"close"))
-            elif sending:
-                await _in_pieces(message, send)
-                return
-            await send(message)
+            try:
+                if sending and message["type"] == "http.response.body":
+                    await _in_pieces(message, send)
+                else:
+                    await send(message)
+            except RuntimeError as error:  # uvloop's, of a connection that was closed a moment ago
+                raise (ClientGone if "closed" in str(error) else error) from None
 
         # One timer for both bounds, most often cancelled unused: `limit` is set to now once either has passed.
         limit, loop = asyncio.timeout(None), asyncio.get_running_loop()
@@ -143,6 +149,7 @@ class RequestGuard:
                 refusal = _Refused(503, "deadline", f"no answer within {seconds:g} s: try again later")
         except ClientGone:
             status = 499  # as nginx has it
+            await asyncio.sleep(0)  # until the connection has been told, which otherwise complains of half an answer
         finally:
             if timer:
                 timer.cancel()
@@ -158,7 +165,8 @@ class RequestGuard:
                     if arriving and refusal.status != 503:  # else the rest is read and thrown away
                         extra["Connection"] = "close"
                     answer = problem_response(refusal.status, refusal.detail, request_id, extra)
-                    await answer(scope, receive, watched)
+                    with contextlib.suppress(ClientGone):
+                        await answer(scope, receive, watched)
             route = getattr(scope.get("route"), "path_format", "other")
             REQUESTS.labels(scope["method"] if route != "other" else "-", route, status).inc()
             SECONDS.labels(route).observe(time.monotonic() - began)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 MADE = "training.json"
 _BLOCK = re.compile(r"\.(?:resblocks|blocks|layers?|stages)\.(\d+)\.|\.layer(\d)\.")
+_EMBEDDING = re.compile(r"embedding|pos_embed|cls_token")  # the latter two are timm's
 _BOTTOM = re.compile(r"embed|visual\.(conv|bn)\d|ln_pre|patch")
 
 
@@ -211,7 +212,7 @@ def parameter_groups(model: Any, learning_rate: float, weight_decay: float, laye
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        decay = weight_decay if parameter.ndim >= 2 and "embedding" not in name else 0.0
+        decay = weight_decay if parameter.ndim >= 2 and not _EMBEDDING.search(name) else 0.0
         top = depth[_is_visual(name)] + 1
         block = _block(name)
         level = block if block is not None else 0 if _BOTTOM.search(name) else top

@@ -56,7 +56,13 @@ def train(config: TrainConfig, on_progress: Callable[[Progress], None] | None = 
     import torch
 
     device_type = ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
-    processes = join(torch.device(device_type).type)
+    try:
+        found = torch.device(device_type)
+        if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+            raise RuntimeError(f"there are {torch.cuda.device_count()} CUDA devices here")
+    except RuntimeError as error:
+        raise TrainingError(f"device {config.device!r}: {error}") from None
+    processes = join(found.type)
     try:
         config.out.mkdir(parents=True, exist_ok=True)
         with locked(config.out) if processes.rank == 0 else nullcontext():

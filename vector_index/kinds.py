@@ -187,7 +187,7 @@ def exact_scores(queries: Floats, vectors: Floats, k: int) -> Floats:
         try:
             return on_device.exact_scores(queries, vectors, k, device)
         except RuntimeError as error:
-            log.warning("exact search is done on the CPU: %s", str(error).splitlines()[0])
+            log.warning("exact search is done on the CPU: %s", " ".join(str(error).split())[:200])
     faiss = load_faiss()
     best = np.empty((len(queries), 0), np.float32)
     for start in range(0, len(vectors), CHUNK_ROWS):

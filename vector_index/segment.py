@@ -146,7 +146,7 @@ class Segment:
             try:
                 return held.search(queries, k)
             except RuntimeError as error:  # there is no memory left, or no device
-                log.warning("exact search goes on on the CPU: %s", str(error).splitlines()[0])
+                log.warning("exact search goes on on the CPU: %s", " ".join(str(error).split())[:200])
                 self._on_device = None
         return kinds.search_all(self._storage, queries, k)
 

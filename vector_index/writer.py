@@ -325,9 +325,9 @@ class _Change:
         return linked
 
     def sample(self, own: bool) -> Queries:
-        """Queries to measure recall with: of what is written, of the base where that is too little; `own` for those of
-        its own rows."""
-        if own or self._base is None or self.new.rows >= min(RECALL_QUERIES, len(self._base)):
+        """Queries to measure recall with: of what is written or of the base, whichever has more; `own` for those of
+        what is measured."""
+        if own or self._base is None or self.new.rows >= len(self._base):
             return self.new.sample(own)
         live = self._base.live()
         rows = kinds.evenly_spread(len(live), RECALL_QUERIES)

@@ -15,6 +15,8 @@ from crossmodal.place import place
 from crossmodal.quantity import BYTES, MILLISECONDS, quantity
 
 if TYPE_CHECKING:
+    from dual_encoder import DualEncoder
+    from dual_encoder.device_jpegs import DeviceJpegs
     from indexer.engine import Engine
     from vector_index import RecallPoint
     from vector_index import store as stores
@@ -54,6 +56,7 @@ def build(
     ] = "auto",
     runtime: Annotated[str, typer.Option(help="auto, openvino, torch")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, bf16, fp32; fp16 on a GPU; int8")] = "auto",
+    decode: Annotated[str, typer.Option(help="JPEGs on the cpu, or on the gpu by nvJPEG.")] = "cpu",
     resume: Annotated[bool, typer.Option("--resume/--fresh", help="Go on with an interrupted build.")] = True,
     thumbnails: Annotated[bool, typer.Option(help="Keep small pictures for the page.")] = True,
     engine: Annotated[str, typer.Option(help="local, or ray: on the machines of a Ray cluster.")] = "local",
@@ -76,9 +79,11 @@ def build(
         raise typer.BadParameter(f"{engine!r} is neither local nor ray", param_hint="--engine")
     if engine == "local" and (ray_workers is not None or ray_address != "auto"):
         raise typer.BadParameter("--ray-address and --ray-workers go with --engine ray")
+    if decode not in ("cpu", "gpu"):
+        raise typer.BadParameter(f"{decode!r} is neither cpu nor gpu", param_hint="--decode")
     devices = device.split(",")
-    if engine == "ray" and len(devices) > 1:
-        raise typer.BadParameter("with --engine ray each worker has one GPU: say cuda", param_hint="--device")
+    if engine == "ray" and (len(devices) > 1 or decode == "gpu"):
+        raise typer.BadParameter("with --engine ray each worker has one GPU, and decodes on the CPU")
     options: dict[str, Any] = {"runtime": runtime, "precision": precision}
     there = _reached(store, store_index)
     if there is not None and index_type == "auto":
@@ -94,7 +99,8 @@ def build(
             )
         else:
             encoders = [load_encoder(model, device=each, **options) for each in devices]
-            chosen, batch = LocalEngine(*encoders), {"batch_size": encoders[0].batch}
+            jpegs = _device_jpegs(encoders[0]) if decode == "gpu" else None
+            chosen, batch = LocalEngine(*encoders, jpegs=jpegs), {"batch_size": encoders[0].batch}
         report = stack.enter_context(progress("indexing"))
         result = build_index(
             source, out, chosen, captions=captions, index_type=index_type, target_recall=target_recall,
@@ -390,6 +396,17 @@ def _reached(address: str | None, kind: str = "auto") -> MilvusStore | None:
     store = MilvusStore(address, token=os.environ.get("CROSSMODAL_STORE_TOKEN"), timeout=_PATIENCE)
     store.current()
     return store
+
+
+def _device_jpegs(encoder: DualEncoder) -> DeviceJpegs:
+    from dual_encoder.device_jpegs import DeviceJpegs
+    from dual_encoder.errors import ModelError
+    from indexer.rows import side_of
+
+    device = getattr(encoder.runtime, "device", None)
+    if not encoder.runtime.takes_bytes:
+        raise ModelError("--decode gpu needs a GPU that encodes too: the model is on the CPU here")
+    return DeviceJpegs(encoder.preprocess, side_of(encoder.image_size), str(device))
 
 
 def _publish(index: Path, store: MilvusStore | None, kind: str, thumbnails: bool = True) -> str | None:

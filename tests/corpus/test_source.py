@@ -69,7 +69,7 @@ def test_tables(tmp_path: Path, kind: str) -> None:
         records[0].read()
 
 
-def test_shards(tmp_path: Path) -> None:
+def test_shards(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     members = {"1.png": png(), "1.txt": b"a caption", "1.json": b'{"licence": "cc0", "width": 9}', "2.txt": b"no picture",
                "3.json": b"{", "3.png": png()}  # fmt: skip
     shard(tmp_path / "00001.tar", members)
@@ -79,6 +79,7 @@ def test_shards(tmp_path: Path) -> None:
     records = list(open_source(tmp_path).records())
     assert [r.uri for r in records] == ["00000.tar#9.png", "00001.tar#1.png", "00001.tar#3.png"]
     assert [r.captions for r in records] == [("from json",), ("a caption",), ()]
+    assert "00001.tar: 1 .json are no JSON objects, such as 3.json" in caplog.text
     assert records[1].metadata == {"licence": "cc0"}
     assert records[1].read() == png()
     assert (tmp_path / "00001.tar").read_bytes()[records[1].offset :][: records[1].length] == png()

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
+import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +17,10 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from corpus import Record
 from dual_encoder import DualEncoder
 from indexer import add_to_index, build_index, compact_index, remove_from_index
+from indexer.change import _Change
 from vector_index import Filter, IndexDirectory, IndexNotFound, UnknownId
 
 
@@ -117,6 +122,31 @@ def test_adding_with_prune_is_building_anew(
     assert counting.captions == len({text for row in second for text in row["caption"]} - said)
     again = add_to_index(table, folder / "index", counting, prune=True)  # type: ignore[arg-type]
     assert (again.snapshot, again.added, again.changed, again.removed) == (report.snapshot, 0, 0, 0)
+
+
+def test_whoever_stops_does_not_wait_for_what_was_to_be_read(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    read: list[int] = []
+
+    def slowly(number: int) -> bytes:
+        time.sleep(0.01)
+        read.append(number)
+        return b""
+
+    with IndexDirectory(index).open() as base:
+        stream = _Change(base).fresh(Record(str(number), partial(slowly, number)) for number in range(99))
+        next(stream)
+        stream.close()
+    assert len(read) < 32
+
+
+def test_an_id_that_changed_is_told_of(tmp_path: Path, encoder: DualEncoder, caplog: pytest.LogCaptureFixture) -> None:
+    row = {"image": "a.jpg", "content": 1, "id": "old"}
+    build_index(write_table(tmp_path / "corpus", [row]), tmp_path / "index", encoder)
+    for id in ("old", "new"):
+        assert "keep the id" not in caplog.text
+        add_to_index(write_table(tmp_path / "corpus", [{**row, "id": id}]), tmp_path / "index", encoder)
+    assert "1 pictures keep the id that they have in the index, such as 'old', which is 'new' now" in caplog.text
 
 
 def test_whole_addresses_are_pruned_where_there_is_one_corpus(tmp_path: Path, encoder: DualEncoder) -> None:

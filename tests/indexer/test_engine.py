@@ -13,8 +13,10 @@ import numpy as np
 from PIL import Image
 
 from dual_encoder import DualEncoder
+from dual_encoder.device_jpegs import DeviceJpegs
 from indexer import build_index
 from indexer.engine import LocalEngine
+from indexer.rows import side_of
 from vector_index import IndexDirectory
 
 
@@ -96,3 +98,40 @@ def test_several_encoders_share_the_batches_and_make_the_same_index(tmp_path: Pa
             rows = np.arange(len(left))
             assert left.take(rows).equals(right.take(rows))
             np.testing.assert_array_equal(left.vectors(rows), right.vectors(rows))
+
+
+def test_jpegs_decoded_on_a_device_make_the_same_rows(tmp_path: Path, encoder: DualEncoder) -> None:
+    """As `--decode gpu`; the device here is the CPU. What it cannot take (a PNG, a cut file) goes the other way."""
+    (tmp_path / "corpus").mkdir()
+    for number, size in enumerate([(640, 480), (500, 700), (1000, 900), (90, 60)]):
+        coarse = np.random.default_rng(number).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+        image = Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
+        image.save(tmp_path / "corpus" / f"{number}.jpg", quality=90)
+    image.save(tmp_path / "corpus" / "other.png")
+    (tmp_path / "corpus" / "cut.jpg").write_bytes((tmp_path / "corpus" / "0.jpg").read_bytes()[:5000])
+    jpegs = DeviceJpegs(encoder.preprocess, side_of(encoder.image_size), "cpu")
+    taken: list[bool] = []
+
+    class TakesBytes:
+        """As a GPU's."""
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(encoder, name)
+
+        def prepare(self, image: Image.Image) -> np.ndarray:
+            return encoder.preprocess.crop(image)
+
+    def decode(data: bytes) -> object:
+        taken.append((found := jpegs(data)) is not None)
+        return found
+
+    build_index(tmp_path / "corpus", tmp_path / "here", encoder)
+    there = LocalEngine(TakesBytes(), jpegs=decode)  # type: ignore[arg-type]
+    assert build_index(tmp_path / "corpus", tmp_path / "there", there).rejected == 1
+    assert sorted(taken) == [False, False, True, True, True, True]
+    with IndexDirectory(tmp_path / "here").open() as here, IndexDirectory(tmp_path / "there").open() as other:
+        rows = np.arange(len(here.images))
+        assert here.images.take(rows).equals(other.images.take(rows))
+        assert list(here.rejects()) == list(other.rejects())
+        assert (here.images.vectors(rows) * other.images.vectors(rows)).sum(1).min() > 0.999
+        assert all(other.thumbnail(int(row)) for row in rows)

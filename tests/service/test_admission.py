@@ -296,7 +296,7 @@ def test_one_text_does_not_wait_for_a_batch_job(index: Path) -> None:
     asyncio.run(main())
 
 
-@pytest.mark.parametrize("what", ["facets", "content", "thumbnail", "item", "id", "long texts"])
+@pytest.mark.parametrize("what", ["facets", "content", "thumbnail", "id", "long texts"])
 def test_a_flood_of_other_work_is_bounded_and_texts_live_through_it(
     index: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
@@ -330,7 +330,7 @@ def test_a_flood_of_other_work_is_bounded_and_texts_live_through_it(
                     return await flood.http.post("/v1/embeddings", json={"input": "star " * 100})
                 if what == "id":
                     return await flood.http.get("/v1/search/images", params={"image_id": id, "k": 1})
-                return await flood.http.get(f"/v1/images/{id}" + ("" if what == "item" else f"/{what}"))
+                return await flood.http.get(f"/v1/images/{id}/{what}")
 
             assert [(await ask()).status_code for _ in range(2)] == [200] * 2
             before = count("overload") + count("loop")

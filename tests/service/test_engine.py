@@ -156,6 +156,27 @@ def test_a_stuck_encoder_is_seen_and_gives_503(index: Path) -> None:
         assert engine.queries.batcher.waiting == 0
 
 
+def test_queries_are_answered_while_the_next_snapshot_is_read_for_the_first_time(
+    index: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine(Settings(index=index, decoder_processes=0))
+    warming, goes_on = threading.Event(), threading.Event()
+    engine.snapshot.name = "an older one"
+    monkeypatch.setattr("service.engine._warm", lambda _: (warming.set(), goes_on.wait(20)))
+
+    async def main() -> None:
+        switch = asyncio.create_task(engine.reload())
+        await asyncio.to_thread(warming.wait, 20)
+        request = SearchRequest.model_validate({"query": {"text": "a star"}})
+        await asyncio.wait_for(answer(engine, "images", request, time.perf_counter()), 10)
+        assert not switch.done()
+        goes_on.set()
+        assert await switch
+
+    asyncio.run(main())
+    engine.close()
+
+
 def test_what_fails_lets_go_of_the_rest_of_its_request(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A picture that is still being fetched would take one of few places from others."""
     engine = Engine(Settings(index=index, decoder_processes=0))

@@ -99,6 +99,8 @@ def test_named_sites_may_call_and_read_why_they_were_refused(shared: TestClient)
         assert "ratelimit" in answer.headers["access-control-expose-headers"].lower()
         assert "access-control-allow-credentials" not in answer.headers
         assert answer.headers["cross-origin-resource-policy"] == "cross-origin"
+    refused = shared.get("/healthz", headers={"Origin": SITE, "X-Request-Timeout": "soon"})  # by the guard
+    assert (refused.status_code, refused.headers["access-control-allow-origin"]) == (422, SITE)
     for stranger in ("https://evil.example", "http://shop.example", "https://shop.example.evil.example", "null"):
         assert "access-control-allow-origin" not in shared.get("/healthz", headers={"Origin": stranger}).headers
         assert shared.options("/v1/rank", headers={**before, "Origin": stranger}).status_code == 400

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from training.config import TrainConfig
-from training.model import _build, new_student
+from training.model import _build, new_student, parameter_groups
 
 COCA = {
     "embed_dim": 32,
@@ -38,3 +38,11 @@ def test_a_fresh_text_tower_beside_a_picture_tower_that_is_kept(config: Callable
     kept = {name for name in whole if torch.equal(whole[name], fresh[name])}
     assert kept >= {name for name in whole if name.startswith("visual.")}
     assert not kept & {"token_embedding.weight", "positional_embedding", "text_projection", "logit_scale"}
+
+
+def test_embeddings_of_timm_are_not_decayed() -> None:
+    tower = torch.nn.Module()
+    for name, shape in (("pos_embed", (1, 5, 4)), ("cls_token", (1, 1, 4)), ("proj", (4, 4))):
+        tower.register_parameter(name, torch.nn.Parameter(torch.zeros(shape)))
+    groups = parameter_groups(tower, 1e-3, 0.1, 1.0)
+    assert [parameter.shape for group in groups if group["weight_decay"] for parameter in group["params"]] == [(4, 4)]

@@ -213,6 +213,8 @@ def test_a_picture_that_vanished_is_named(tmp_path: Path, config: Config, data: 
         ({"model": "no-such-model"}, "no-such-model"),
         ({"objectives": {"distillation": 1}, "teacher": "no-such-model"}, "teacher: .*no-such-model"),
         ({"batch_size": 65}, "65 pairs|64 pairs do not fill"),
+        ({"device": "gpu"}, "device 'gpu': Expected one of cpu, cuda"),
+        ({"device": "cuda:99"}, r"device 'cuda:99': there are \d+ CUDA devices here"),
     ],
 )
 def test_advice(config: Config, options: dict[str, Any], advice: str) -> None:

@@ -139,8 +139,10 @@ class _Preparation:
     def all(self) -> dict[str, Any]:
         self._read()
         self._spool.finish_adding()
-        self._rejects.captions["exact duplicate"] += self._spool.merge()
         self._alive = np.ones(len(self._spool), dtype=np.bool_)
+        if self._options.honour_split and self._options.exact_duplicates:
+            self._join_twins()
+        self._rejects.captions["exact duplicate"] += self._spool.merge()
         if self._options.max_caption_share:
             self._drop_repeated()
         self._need_some()
@@ -201,10 +203,22 @@ class _Preparation:
             return
         if self._options.exact_duplicates and (item := self._spool.find(found.sha256, split)) is not None:
             self._spool.add_again(item, found)
-            reason = f"the same bytes as another, {found.sha256.hex()[:KEY]}; its captions stay there"
-            self._rejects.merged(found.uri, Refusal("exact duplicate", reason))
+            self._rejects.merged(found.uri, _same(found.sha256.hex()))
             return
         self._spool.add(found, split)
+
+    def _join_twins(self) -> None:
+        """A picture without a split is the same as one with these bytes that has one."""
+        splits = self._spool.splits
+        labels = np.unique(self._spool.digests, return_inverse=True)[1].ravel()
+        twin = np.full(len(splits), -1, dtype=np.int64)  # by label, the first with a split
+        named = np.flatnonzero(splits >= 0)[::-1]
+        twin[labels[named]] = named
+        items = np.flatnonzero((splits < 0) & (twin[labels] >= 0))
+        self._spool.join(items, twin[labels[items]])
+        self._alive[items] = False
+        for facts in map(self._spool.facts, items.tolist()):
+            self._rejects.merged(facts["uri"], _same(facts["sha256"]))
 
     def _split_number(self, name: str) -> int:
         if name not in self._split_names:
@@ -425,6 +439,10 @@ class _Preparation:
         }  # fmt: skip
         write_report(self._stage, found, splits, samples, self._rejects.samples())
         return found
+
+
+def _same(sha256: str) -> Refusal:
+    return Refusal("exact duplicate", f"the same bytes as another, {sha256[:KEY]}; its captions stay there")
 
 
 def _ahead() -> int:

@@ -75,6 +75,14 @@ class Spool:
         self._again_of.append(item)
         self._again_at.append(self._write_facts(found))
 
+    def join(self, items: NDArray[np.int64], owners: NDArray[np.int64]) -> None:
+        """These items (n,) turn out to be further records of the pictures of those, and what was added to them too."""
+        owner = np.arange(len(self))
+        owner[items] = owners
+        again = owner[np.array(self._again_of, dtype=np.int64)]
+        self._again_of = array("I", [*again.tolist(), *owners.tolist()])
+        self._again_at.extend(self._fact_at[item] for item in items.tolist())
+
     def _write_facts(self, found: Examined) -> int:
         at = self._facts.tell()
         self._facts.write(

@@ -66,6 +66,9 @@ def test_bad_index_options(tmp_path: Path, scenes: Path, index: Path) -> None:
         ("--memory", "lots", 2, "unit"),
         ("--target-latency", "5", 2, "unit"),
         ("--ray-workers", "2", 2, "go with --engine ray"),
+        ("--decode", "fast", 2, "neither cpu nor gpu"),
+        ("--decode", "gpu", 1, "needs a GPU"),
+        ("--device", "cpu,gpu", 1, "device 'gpu' cannot be used"),
     ):
         fails(code, "index", "build", scenes, "--out", tmp_path, option, value, says=said)
     fails(1, "index", "info", index, "--plot", tmp_path / "curve.png", says="no curve")

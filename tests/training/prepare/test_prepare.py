@@ -199,6 +199,18 @@ def test_splits_of_the_source(tmp_path: Path, table: Table, picture: Picture, re
     assert [line["step"] for line in rejects(tmp_path / "data")] == ["split"]
 
 
+@pytest.mark.parametrize("way", ["drop", "keep", "off"])
+def test_the_same_bytes_with_a_split_and_without(
+    tmp_path: Path, table: Table, picture: Picture, read: Read, rejects: Lines, way: str
+) -> None:
+    captions = ["first without", "second without", "one of the test", "last without"]
+    rows = [(picture(0), {"caption": text, **({"split": "test"} if "test" in text else {})}) for text in captions]
+    prepare_pairs(table(rows), tmp_path / "data", Options(honour_split=True, splits="train=1", near_duplicates=way))
+    (pair,) = read(tmp_path / "data")["test"]
+    assert sorted(pair["captions"]) == sorted(captions)
+    assert [line["step"] for line in rejects(tmp_path / "data")] == ["exact duplicate"] * 3
+
+
 @pytest.mark.parametrize("copy", [lambda data: data, jpeg], ids=["same", "near"])
 @pytest.mark.parametrize("way", ["drop", "group", "keep"])
 def test_leakage(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks import vectors
-from benchmarks.vectors import CHUNK, Chunk, Embeddings
+from benchmarks.vectors import Chunk, Embeddings
 
 
 @pytest.fixture(scope="module")
@@ -32,11 +32,12 @@ def test_a_few_directions_hold_most_of_the_variance(chunk: Chunk) -> None:
     assert 20 < 1 / (shares**2).sum() < 60
 
 
-def test_a_corpus_is_the_beginning_of_a_larger_one(tmp_path: Path) -> None:
+def test_a_corpus_is_the_beginning_of_a_larger_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vectors, "CHUNK", 1_000)
     made = Embeddings(3)
-    few, more = (np.vstack([each.images for each in made.chunks(n)]) for n in (100, CHUNK + 10))
-    assert more.shape == (CHUNK + 10, 512)
+    few, more = (np.vstack([each.images for each in made.chunks(n)]) for n in (100, 1_010))
+    assert more.shape == (1_010, 512)
     np.testing.assert_array_equal(few, more[:100])
-    np.testing.assert_array_equal(vectors.stored(tmp_path, CHUNK + 10, 3), more)
+    np.testing.assert_array_equal(vectors.stored(tmp_path, 1_010, 3), more)
     assert not np.allclose(next(Embeddings(4).chunks(100)).images, few, atol=1e-2)
     assert not np.allclose(made.queries(100).images, few, atol=1e-2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -48,7 +49,7 @@ def write_int8(
         import openvino
     except ImportError as error:
         raise RuntimeMissing(f"8-bit towers need {error.name}: pip install 'crossmodal[train]'") from None
-    nncf.set_log_level(40)
+    logging.getLogger("nncf").setLevel(logging.ERROR)  # its own function sets handlers that are not its own, too
     examples: dict[str, list[tuple[NDArray[Any], ...]]] = {
         "text": list(calls_of(rows, context_length, end_of_text)),
         "image": [(each[np.newaxis],) for each in pixels],

@@ -125,16 +125,19 @@ class LocalEngine(Engine):
     def _decoded(self, records: Iterator[Record], job: Job) -> Iterator[tuple[Row, Pixels | None, bytes | None]]:
         size, prepare = self.encoder.image_size, self.encoder.prepare
         cores = BoundedSemaphore(os.cpu_count() or 1)
-        with ThreadPoolExecutor(_READERS, thread_name_prefix="reader") as readers:
+        readers = ThreadPoolExecutor(_READERS, thread_name_prefix="reader")
 
-            def submit(record: Record) -> Future[tuple[Row, Pixels | None, bytes | None]]:
-                return readers.submit(read_row, record, size, prepare, job.thumbnails, cores, self._decode)
+        def submit(record: Record) -> Future[tuple[Row, Pixels | None, bytes | None]]:
+            return readers.submit(read_row, record, size, prepare, job.thumbnails, cores, self._decode)
 
+        try:
             queue = deque(map(submit, islice(records, job.batch_size * (self._count + 3))))
             while queue:
                 done = queue.popleft().result()
                 queue.extend(map(submit, islice(records, 1)))
                 yield done
+        finally:
+            readers.shutdown(cancel_futures=True)  # the web may take its time
 
     def _encode(
         self,

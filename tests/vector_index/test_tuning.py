@@ -45,6 +45,15 @@ def test_a_query_is_not_credited_with_finding_itself(tmp_path: Path) -> None:
     assert without < with_self - 0.02
 
 
+def test_nothing_is_measured_beyond_what_is_enough(tmp_path: Path) -> None:
+    data = vectors(2_000)
+    build_index("IVF32,PQ8x4fs,Refine(SQfp16)", data, {}, Target(), tmp_path / "i.faiss")
+    index, queries = kinds.read_index(tmp_path / "i.faiss"), Queries(data[:60])
+    for enough in (0.7, 0.9):
+        *before, last = (point.recall_at_10 for point, _ in tuning.recall_curve(index, data, queries, enough=enough))
+        assert max(before) < enough <= last
+
+
 def test_equal_vectors_do_not_count_against_recall(tmp_path: Path) -> None:
     data = np.repeat(vectors(30), 30, axis=0)
     stamp = build_index("HNSW32", data, {"images": Queries(data[::30])}, Target(), tmp_path / "i.faiss")

@@ -7,7 +7,7 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -89,13 +89,13 @@ def add_to_index(
             work = Work(bench, ledger)
             job = Job(part_size, batch_size, thumbnails, captions=False)
             foreign = source.root if source.root not in (base.manifest.source, "") else None
-            fresh = Source(source.root, lambda: change.fresh(_placed(source, foreign)), source.count)
 
             def report(p: Progress) -> None:
                 if progress:
                     progress(Progress(p.done + change.known_records, p.total))
 
-            parts = work.run(fresh, engine, job, report)
+            with closing(change.fresh(_placed(source, foreign))) as records:
+                parts = work.run(Source(source.root, lambda: records, source.count), engine, job, report)
             with _writer(directory, base, foreign, encoder) as writer:
                 change.take_in(bench, parts, work, writer)
                 if prune:
@@ -197,7 +197,7 @@ class _Change:
                 item.told = {place: [item.as_stored(place)] for place in item.places}
         return self._items[row]
 
-    def fresh(self, records: Iterator[Record]) -> Iterator[Record]:
+    def fresh(self, records: Iterator[Record]) -> Generator[Record, None, None]:
         """The records whose bytes the index does not have. Of the others it is noted what they say."""
         readers = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="hasher")
         ahead: deque[tuple[Record, Future[str | None]]] = deque()

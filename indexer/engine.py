@@ -7,8 +7,10 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain, islice
+from operator import methodcaller
 from queue import SimpleQueue
 from threading import BoundedSemaphore
 from typing import Any, Protocol
@@ -66,6 +68,11 @@ def arithmetic_of(encoder: Encoder) -> str:
     return f"{encoder.runtime.name} {encoder.runtime.precision}"
 
 
+def cut(texts: list[str]) -> list[list[str]]:
+    """The captions of a part as they are encoded together, with every engine."""
+    return [texts[start : start + _TEXTS] for start in range(0, len(texts), _TEXTS)]
+
+
 class Engine(ABC):
     """Makes parts of records, with the model that these four tell of."""
 
@@ -93,8 +100,13 @@ class LocalEngine(Engine):
     """
 
     def __init__(self, *encoders: Encoder, jpegs: DeviceJpegs | None = None) -> None:
-        """`jpegs` decodes those that it can."""
+        """`jpegs` decodes those that it can. Raises EngineError where the encoders compute differently."""
         first = encoders[0]
+        if len(kinds := sorted(set(map(arithmetic_of, encoders)))) > 1:
+            raise EngineError(
+                f"the devices compute in {' and in '.join(kinds)}: give a --precision and a --runtime that all of them "
+                "have"
+            )
         self._decode = jpegs or (lambda _: None)
         self.reference, self.fingerprint, self.dim = first.reference, first.fingerprint, first.dim
         self.arithmetic = arithmetic_of(first) + (", JPEGs decoded on the GPU" if jpegs else "")
@@ -109,11 +121,14 @@ class LocalEngine(Engine):
     def parts(
         self, records: Iterator[Record], ledger: Ledger, job: Job, report: Callable[[int], None]
     ) -> Generator[list[Row], None, None]:
-        decoded = self._decoded(records, job)
-        with ThreadPoolExecutor(self._count, thread_name_prefix="encoder") as pool:
-            while rows := self._encode(islice(decoded, job.part_size), ledger, job, report, pool):
-                ledger.note(rows)
-                yield rows
+        pool = ThreadPoolExecutor(self._count, thread_name_prefix="encoder")
+        try:
+            with closing(self._decoded(records, job)) as decoded:  # at once, not when a traceback lets go of it
+                while rows := self._encode(islice(decoded, job.part_size), ledger, job, report, pool):
+                    ledger.note(rows)
+                    yield rows
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def _with_one(self, encode: Callable[[Encoder], Floats]) -> Floats:
         encoder = self._free.get()
@@ -122,7 +137,9 @@ class LocalEngine(Engine):
         finally:
             self._free.put(encoder)
 
-    def _decoded(self, records: Iterator[Record], job: Job) -> Iterator[tuple[Row, Pixels | None, bytes | None]]:
+    def _decoded(
+        self, records: Iterator[Record], job: Job
+    ) -> Generator[tuple[Row, Pixels | None, bytes | None], None, None]:
         size, prepare = self.encoder.image_size, self.encoder.prepare
         cores = BoundedSemaphore(os.cpu_count() or 1)
         readers = ThreadPoolExecutor(_READERS, thread_name_prefix="reader")
@@ -154,7 +171,7 @@ class LocalEngine(Engine):
 
         def flush() -> None:
             pixels = np.stack([pixels for _, pixels in waiting])
-            found = pool.submit(self._with_one, lambda encoder: encoder.encode_pixels(pixels))
+            found = pool.submit(self._with_one, methodcaller("encode_pixels", pixels))
             encoding.append(([row for row, _ in waiting], found))
             waiting.clear()
             settle(self._count + 1)  # the next one lies ready
@@ -176,12 +193,7 @@ class LocalEngine(Engine):
         if waiting:
             flush()
         fresh = new_texts(rows, ledger) if job.captions else {}
-        texts = list(fresh)
-
-        def say(start: int) -> Future[Floats]:
-            return pool.submit(self._with_one, lambda encoder: encoder.encode_texts(texts[start : start + _TEXTS]))
-
-        said = [say(start) for start in range(0, len(texts), _TEXTS)]
+        said = [pool.submit(self._with_one, methodcaller("encode_texts", texts)) for texts in cut(list(fresh))]
         settle(0)
         add_texts(rows, fresh, chain.from_iterable(found.result() for found in said))
         return rows

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from corpus import Record
-from indexer.engine import Job, arithmetic_of
+from indexer.engine import Job, arithmetic_of, cut
 from indexer.rows import Row, read_row
 
 _HELD = 3  # parts, whose pictures wait to be chosen
@@ -89,8 +89,12 @@ class Worker:
             vectors = [
                 self._encode(held, chosen[at : at + job.batch_size]) for at in range(0, len(chosen), job.batch_size)
             ]
-            said = self._encoder.encode_texts(texts) if texts else self._none()
-        return Encoded(np.concatenate([self._none(), *vectors]), [held[place][1] for place in chosen], said)
+            said = [self._encoder.encode_texts(some) for some in cut(texts)]
+        return Encoded(
+            np.concatenate([self._none(), *vectors]),
+            [held[place][1] for place in chosen],
+            np.concatenate([self._none(), *said]),
+        )
 
     def _read(self, packed: bytes, job: Job) -> tuple[list[Row], _Pictures]:
         records: list[Record] = pickle.loads(packed)

@@ -6,16 +6,22 @@ import io
 import json
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import closing
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
+from corpus import Record
 from dual_encoder import DualEncoder
 from dual_encoder.device_jpegs import DeviceJpegs
-from indexer import build_index
-from indexer.engine import LocalEngine
+from indexer import EngineError, add_to_index, build_index
+from indexer.engine import Job, LocalEngine
+from indexer.ledger import Ledger
 from indexer.rows import side_of
 from vector_index import IndexDirectory
 
@@ -135,3 +141,76 @@ def test_jpegs_decoded_on_a_device_make_the_same_rows(tmp_path: Path, encoder: D
         assert list(here.rejects()) == list(other.rejects())
         assert (here.images.vectors(rows) * other.images.vectors(rows)).sum(1).min() > 0.999
         assert all(other.thumbnail(int(row)) for row in rows)
+
+
+def small(number: int) -> bytes:
+    out = io.BytesIO()
+    pixels = np.random.default_rng(number).integers(0, 256, (24, 32, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(out, "PNG")
+    return out.getvalue()
+
+
+class Broken:
+    """An encoder that cannot encode."""
+
+    def __init__(self, encoder: DualEncoder) -> None:
+        self._encoder = encoder
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._encoder, name)
+
+    def encode_pixels(self, pixels: np.ndarray) -> np.ndarray:
+        raise MemoryError("no memory on the device")
+
+
+def at_work() -> list[str]:
+    names = [thread.name for thread in threading.enumerate()]
+    return [name for name in names if name.startswith(("reader", "hasher"))]
+
+
+@pytest.mark.parametrize("fails", [True, False], ids=["encoding fails", "nobody wants more"])
+def test_what_ends_early_reads_no_more_files(tmp_path: Path, encoder: DualEncoder, fails: bool) -> None:
+    """Not even while the error is being told: what is asked of the web would delay the end of the process."""
+
+    def records() -> Iterator[Record]:
+        for number in range(200):
+            yield Record(f"{number}.png", partial(small, number))
+
+    engine = LocalEngine(Broken(encoder) if fails else encoder)  # type: ignore[arg-type]
+    with closing(Ledger(tmp_path)) as ledger:
+        parts = engine.parts(records(), ledger, Job(8, 8, False), lambda _: None)
+        if fails:
+            with pytest.raises(MemoryError) as caught:
+                next(parts)
+            assert caught.traceback  # which holds the frames
+        else:
+            assert len(next(parts)) == 8
+            parts.close()
+    assert at_work() == []
+    assert engine._free.qsize() == engine._count
+
+
+def test_a_change_that_fails_reads_no_more_files(tmp_path: Path, encoder: DualEncoder) -> None:
+    for folder, count in (("before", 1), ("after", 90)):
+        (tmp_path / folder).mkdir()
+        for number in range(count):
+            (tmp_path / folder / f"{number}.png").write_bytes(small(number))
+    build_index(tmp_path / "before", tmp_path / "index", encoder)
+    with pytest.raises(MemoryError) as caught:
+        add_to_index(
+            tmp_path / "after", tmp_path / "index", Broken(encoder), part_size=4, batch_size=1,  # type: ignore[arg-type]
+        )  # fmt: skip
+    assert caught.traceback
+    assert at_work() == []
+
+
+def test_devices_that_compute_differently_are_refused(encoder: DualEncoder) -> None:
+    class Other:
+        class runtime:
+            name, precision = "torch", "fp16"
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(encoder, name)
+
+    with pytest.raises(EngineError, match=r"compute in openvino \w+ and in torch fp16: give a --precision"):
+        LocalEngine(encoder, Other())  # type: ignore[arg-type]

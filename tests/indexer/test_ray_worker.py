@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import pickle
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from corpus import open_source
+from corpus import Record, open_source
 from dual_encoder import DualEncoder
-from indexer.engine import Job
+from indexer.engine import Job, LocalEngine
+from indexer.ledger import Ledger
 from indexer.ray_worker import Encoded, Worker
 from indexer.rows import Row
 
@@ -70,6 +73,29 @@ def test_a_part_read_beside_takes_nothing_from_one_that_is_encoded(scenes: Path)
 def test_nothing_chosen(packed: bytes, encoder: DualEncoder) -> None:
     encoded = worker().encode(0, packed, JOB, [], [])
     assert (encoded.vectors.shape, encoded.text_vectors.shape) == ((0, encoder.dim), (0, encoder.dim))
+
+
+def test_captions_are_encoded_in_the_batches_of_the_local_engine(
+    packed: bytes, encoder: DualEncoder, tmp_path: Path
+) -> None:
+    class Counting:
+        def __init__(self) -> None:
+            self.texts: list[int] = []
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(encoder, name)
+
+        def encode_texts(self, texts: list[str]) -> Any:
+            self.texts.append(len(texts))
+            return encoder.encode_texts(texts)
+
+    there, here, texts = worker(), Counting(), [f"{number} stars" for number in range(600)]
+    there._encoder = counting = Counting()
+    assert len(there.encode(0, packed, JOB, [], texts).text_vectors) == 600
+    record = Record("a.png", pickle.loads(packed)[0].read, captions=tuple(texts))
+    with closing(Ledger(tmp_path)) as ledger:
+        list(LocalEngine(here).parts(iter([record]), ledger, JOB, lambda _: None))  # type: ignore[arg-type]
+    assert counting.texts == here.texts == [512, 88]
 
 
 def test_a_model_that_is_not_there() -> None:

@@ -129,7 +129,7 @@ def test_whoever_stops_does_not_wait_for_what_was_to_be_read(index: Path, monkey
     read: list[int] = []
 
     def slowly(number: int) -> bytes:
-        time.sleep(0.01)
+        time.sleep(0.05)
         read.append(number)
         return b""
 

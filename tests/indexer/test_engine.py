@@ -7,7 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -163,9 +163,12 @@ class Broken:
         raise MemoryError("no memory on the device")
 
 
-def at_work() -> list[str]:
-    names = [thread.name for thread in threading.enumerate()]
-    return [name for name in names if name.startswith(("reader", "hasher"))]
+@contextmanager
+def no_thread_left() -> Iterator[None]:
+    before = threading.enumerate()
+    yield
+    left = [thread.name for thread in threading.enumerate() if thread not in before]
+    assert [name for name in left if name.startswith(("reader", "hasher"))] == []
 
 
 @pytest.mark.parametrize("fails", [True, False], ids=["encoding fails", "nobody wants more"])
@@ -177,7 +180,7 @@ def test_what_ends_early_reads_no_more_files(tmp_path: Path, encoder: DualEncode
             yield Record(f"{number}.png", partial(small, number))
 
     engine = LocalEngine(Broken(encoder) if fails else encoder)  # type: ignore[arg-type]
-    with closing(Ledger(tmp_path)) as ledger:
+    with closing(Ledger(tmp_path)) as ledger, no_thread_left():
         parts = engine.parts(records(), ledger, Job(8, 8, False), lambda _: None)
         if fails:
             with pytest.raises(MemoryError) as caught:
@@ -186,7 +189,6 @@ def test_what_ends_early_reads_no_more_files(tmp_path: Path, encoder: DualEncode
         else:
             assert len(next(parts)) == 8
             parts.close()
-    assert at_work() == []
     assert engine._free.qsize() == engine._count
 
 
@@ -196,12 +198,12 @@ def test_a_change_that_fails_reads_no_more_files(tmp_path: Path, encoder: DualEn
         for number in range(count):
             (tmp_path / folder / f"{number}.png").write_bytes(small(number))
     build_index(tmp_path / "before", tmp_path / "index", encoder)
-    with pytest.raises(MemoryError) as caught:
-        add_to_index(
-            tmp_path / "after", tmp_path / "index", Broken(encoder), part_size=4, batch_size=1,  # type: ignore[arg-type]
-        )  # fmt: skip
-    assert caught.traceback
-    assert at_work() == []
+    with no_thread_left():
+        with pytest.raises(MemoryError) as caught:
+            add_to_index(
+                tmp_path / "after", tmp_path / "index", Broken(encoder), part_size=4, batch_size=1,  # type: ignore[arg-type]
+            )  # fmt: skip
+        assert caught.traceback
 
 
 def test_devices_that_compute_differently_are_refused(encoder: DualEncoder) -> None:

@@ -33,7 +33,7 @@ _SHORT_TEXT = 200  # characters; of what is not ASCII half as many
 _SMALL_FILE = 128 * 2**10
 
 _OF_A_FILE = 64 * 2**10  # bytes: what decoding any file costs, however small
-# What the hand-over costs besides. Without it a unit would seem the dearer the less there is in a call, of none endless.
+# What a call costs besides. Without it a unit would seem the dearer the less a call holds, of nothing endlessly dear.
 _OF_A_READING = 4 * 2**10  # bytes
 _OF_A_TOKENISING = 100  # characters
 

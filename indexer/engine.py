@@ -93,8 +93,10 @@ class LocalEngine(Engine):
     """
 
     def __init__(self, *encoders: Encoder, jpegs: DeviceJpegs | None = None) -> None:
-        """`jpegs` decodes those that it can."""
+        """`jpegs` decodes those that it can. Raises EngineError: the encoders do not compute alike."""
         first = encoders[0]
+        if len(kinds := {arithmetic_of(each) for each in encoders}) > 1:
+            raise EngineError(f"the devices compute in {' and '.join(sorted(kinds))}: give a --precision that all have")
         self._decode = jpegs or (lambda _: None)
         self.reference, self.fingerprint, self.dim = first.reference, first.fingerprint, first.dim
         self.arithmetic = arithmetic_of(first) + (", JPEGs decoded on the GPU" if jpegs else "")

@@ -8,14 +8,16 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from dual_encoder import DualEncoder
 from dual_encoder.device_jpegs import DeviceJpegs
 from indexer import build_index
-from indexer.engine import LocalEngine
+from indexer.engine import EngineError, LocalEngine
 from indexer.rows import side_of
 from vector_index import IndexDirectory
 
@@ -98,6 +100,12 @@ def test_several_encoders_share_the_batches_and_make_the_same_index(tmp_path: Pa
             rows = np.arange(len(left))
             assert left.take(rows).equals(right.take(rows))
             np.testing.assert_array_equal(left.vectors(rows), right.vectors(rows))
+
+
+def test_encoders_that_compute_differently_do_not_share_an_index(encoder: DualEncoder) -> None:
+    other = SimpleNamespace(streams=1, runtime=SimpleNamespace(name="torch", precision="fp16"))
+    with pytest.raises(EngineError, match=r"openvino \w+ and torch fp16"):
+        LocalEngine(encoder, other)  # type: ignore[arg-type]
 
 
 def test_jpegs_decoded_on_a_device_make_the_same_rows(tmp_path: Path, encoder: DualEncoder) -> None:

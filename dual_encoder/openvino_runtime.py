@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -158,10 +158,10 @@ class _Tower:
                 self._idle = idle
             return self._idle
 
-    def __call__(self, calls: Iterable[Inputs]) -> list[NDArray[np.float32]]:
-        """What each of the calls gives."""
+    def __call__(self, calls: Iterable[Inputs]) -> Iterator[NDArray[np.float32]]:
+        """What each of the calls gives, as it comes."""
         calls = list(calls)
-        return [self._infer(calls[0])] if len(calls) == 1 else list(self._callers.map(self._infer, calls))
+        return map(self._infer, calls) if len(calls) == 1 else self._callers.map(self._infer, calls)
 
     def _infer(self, inputs: Inputs) -> NDArray[np.float32]:
         idle = self._idle or self.compile()

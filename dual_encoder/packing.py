@@ -16,7 +16,7 @@ Tokens = NDArray[np.int64]
 Floats = NDArray[np.float32]
 EndOfText = int | str | None
 Inputs = tuple[NDArray[Any], ...]
-Tower = Callable[[Iterable[Inputs]], list[Floats]]  # several calls' inputs -> what each gives
+Tower = Callable[[Iterable[Inputs]], Iterable[Floats]]  # several calls' inputs -> what each gives
 
 LARGEST = "largest"  # the end of text is the token of the largest id, else the one of a given id; each time the first
 
@@ -55,9 +55,11 @@ class TextTower:
             return in_sizes(self._tower, _whole(texts, self._context_length), _WHOLE)
         calls = list(pack(texts, self._context_length, self._end))
         found = self._tower((call.tokens, call.positions) for call in calls)
-        features = np.empty((len(texts), found[0].shape[-1]), dtype=np.float32)
-        for call, every in zip(calls, found, strict=True):
-            features[call.texts] = every.reshape(-1, every.shape[-1])[call.ends]
+        # Each as it comes: features of every position are some 20 times as many.
+        parts = [every.reshape(-1, every.shape[-1])[call.ends] for call, every in zip(calls, found, strict=True)]
+        features = np.empty((len(texts), parts[0].shape[1]), dtype=np.float32)
+        for call, part in zip(calls, parts, strict=True):
+            features[call.texts] = part
         return features
 
 
@@ -88,7 +90,7 @@ def in_sizes(tower: Tower, array: NDArray[Any], sizes: Sequence[int]) -> Floats:
         count = next(size for size in sizes if size <= len(array) - start)
         calls.append((array[start : start + count],))
         start += count
-    return np.concatenate(tower(calls))
+    return np.concatenate(list(tower(calls)))
 
 
 def pack(texts: Sequence[Tokens], context_length: int, end: int | str) -> Iterator[Packed]:

@@ -73,6 +73,7 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
             gc.set_threshold(*often)
             gc.unfreeze()
             app.state.engine.close()
+            app.state.engine = None  # another start opens another
             if tracer is not None:
                 await asyncio.to_thread(tracer.close)
 

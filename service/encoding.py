@@ -33,6 +33,9 @@ _SHORT_TEXT = 200  # characters; of what is not ASCII half as many
 _SMALL_FILE = 128 * 2**10
 
 _OF_A_FILE = 64 * 2**10  # bytes: what decoding any file costs, however small
+# What a call costs besides. Without it a unit would seem the dearer the less a call holds, of nothing endlessly dear.
+_OF_A_READING = 4 * 2**10  # bytes
+_OF_A_TOKENISING = 100  # characters
 
 
 class QueryEncoder:
@@ -82,7 +85,8 @@ class QueryEncoder:
         """Token ids of each text, int64 (length,). Raises Problem 503 where there is no time for long ones."""
         if len(texts) == 1 and len(texts[0]) <= (_SHORT_TEXT if texts[0].isascii() else _SHORT_TEXT // 2):
             return self.encoder.token_rows(texts)
-        return await self._off_loop(self._tokenize, lambda: self.encoder.token_rows(texts), sum(map(len, texts)))
+        size = _OF_A_TOKENISING + sum(map(len, texts))
+        return await self._off_loop(self._tokenize, lambda: self.encoder.token_rows(texts), size)
 
     async def rows(self, rows: Sequence[Tokens], *, bulk: bool = False) -> Vector:
         """Texts' token ids -> float32 (n, dim). Raises Problem 503 where there is no time for them."""
@@ -142,7 +146,7 @@ class QueryEncoder:
 
     async def off_loop(self, work: Callable[[], T], size: int) -> T:
         """Run what reads so many bytes of a request on a reader's thread. Raises Problem 503 where there is no time."""
-        return await self._off_loop(self._read, work, size)
+        return await self._off_loop(self._read, work, _OF_A_READING + size)
 
     async def _off_loop(self, lane: Lane[Any, Any], work: Callable[[], T], size: int) -> T:
         self._admission.foresee(lambda: (self.reader.wait(lane), lane.seconds(size)))

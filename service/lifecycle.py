@@ -15,6 +15,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from service import logs
+from service.engine import Engine
 from service.settings import Settings
 
 log = logs.logger("crossmodal.lifecycle")
@@ -35,7 +36,7 @@ def supervise(app: FastAPI, settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[Any]:
         async with inner(app) as state:
             _drain_first(app, settings.drain_delay)
-            watch = _Watch(app, settings.exit_timeout)
+            watch = _Watch(app.state.engine, settings.exit_timeout)
             beating = asyncio.create_task(watch.beat())
             try:
                 yield state
@@ -63,8 +64,8 @@ def _drain_first(app: FastAPI, delay: float) -> None:
 
 
 class _Watch:
-    def __init__(self, app: FastAPI, most: float) -> None:
-        self._app, self._most = app, most
+    def __init__(self, engine: Engine, most: float) -> None:
+        self._engine, self._most = engine, most
         self._alive = time.monotonic()
         self.over = threading.Event()
         threading.Thread(target=self._look, name="watch", daemon=True).start()
@@ -78,7 +79,7 @@ class _Watch:
         while not self.over.wait(min(1.0, self._most / 4)):
             for what, seconds in (
                 ("the event loop has been held up", time.monotonic() - self._alive),
-                (f"{self._app.state.engine.busy_with} has been at one batch", self._app.state.engine.busy_for),
+                (f"{self._engine.busy_with} has been at one batch", self._engine.busy_for),
             ):
                 if seconds > self._most:
                     log.critical("this process ends itself", because=f"{what} for {seconds:.0f} s", exit_code=WEDGED)

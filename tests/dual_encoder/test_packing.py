@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+import weakref
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +74,26 @@ def test_a_tower_that_is_not_causal_gets_whole_contexts() -> None:
     texts = [np.array([i + 1, 7], np.int64) for i in range(21)]
     assert TextTower(tower, 16, None)(texts)[:, 0].tolist() == list(range(1, 22))
     assert seen == [(16, 16), (4, 16), (1, 16)]
+
+
+def test_features_of_every_position_are_let_go_as_they_come() -> None:
+    """All captions of a data set would be gigabytes."""
+    held: list[weakref.ref[np.ndarray]] = []
+    most = 0
+
+    def tower(calls: Iterable[Inputs]) -> Iterator[np.ndarray]:
+        nonlocal most
+        for tokens, _ in calls:
+            every = tokens[..., np.newaxis].astype(np.float32)
+            held.append(weakref.ref(every))
+            yield every
+            del every
+            most = max(most, sum(each() is not None for each in held))
+
+    texts = [np.array([1 + i % 400, _END], np.int64) for i in range(2000)]
+    assert TextTower(tower, 16, LARGEST)(texts).tolist() == [[_END]] * 2000
+    assert len(held) > 5
+    assert most <= 1
 
 
 def test_packed_texts_give_what_each_gives_alone(encoder: DualEncoder) -> None:

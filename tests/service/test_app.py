@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import uvloop
+from fastapi.testclient import TestClient
 from starlette.requests import Request
 
 from service.admission import Allowance
@@ -58,3 +59,10 @@ def test_a_request_is_freed_as_it_ends(index: Path) -> None:
         assert [each for each in uvloop.run(left()) if each[-1] > 1] == []
     finally:
         gc.enable()
+
+
+def test_an_app_that_is_started_again_answers(index: Path) -> None:
+    app = create_app(Settings(index=index, decoder_processes=0))
+    for _ in range(2):
+        with TestClient(app) as client:
+            assert client.get("/v1/search/images?text=a+star&k=1").status_code == 200

@@ -216,6 +216,8 @@ def _read_parquet(path: str) -> Iterator[dict[str, Any]]:
 def _has_bytes(kind: Any) -> bool:
     import pyarrow as pa
 
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
     if pa.types.is_nested(kind):
         return any(_has_bytes(kind.field(number).type) for number in range(kind.num_fields))
     return str(kind).removeprefix("large_").startswith(("binary", "fixed_size_binary"))

@@ -24,6 +24,7 @@ def open_source(path: str | Path, captions: str | Path | None = None) -> Source:
             return _alone(open_shards(shards, path), open_folder(path), captions)
         return _filled(open_folder(path, _captions(captions)), str(path))
     if path.suffix == ".tar":
+        path = path.resolve()
         return open_shards([path], path.parent)
     return open_table(path)
 

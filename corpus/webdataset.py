@@ -15,7 +15,7 @@ from typing import IO, Any, NamedTuple, TypeAlias
 from corpus import remote
 from corpus.files import read_local
 from corpus.folder import SUFFIXES
-from corpus.records import Record, Source, as_address, captions_of, file_stamp
+from corpus.records import Record, Source, SourceError, as_address, captions_of, file_stamp
 
 _CAPTIONS = (".txt", ".caption")
 _TEXTS = (*_CAPTIONS, ".json")
@@ -51,16 +51,21 @@ def open_shards(shards: Sequence[Path], root: Path) -> Source:
     """Pictures with `.txt` or `.caption` captions and `.json` metadata, wherever in their shard these lie.
 
     So a shard is gone through before its first picture comes; memory holds where its members lie, and 32 MiB of texts.
-    One that is broken or cut short gives what lies before the break, then one record that cannot be read.
+    One that is broken or cut short gives what lies before the break, then one record that cannot be read. Raises
+    SourceError for a link out of the root.
     """
     root = root.resolve()
 
+    paths = {path: Path(os.path.realpath(path)) for path in sorted(shards)}
+    for path, real in paths.items():
+        if not real.is_relative_to(root):
+            raise SourceError(f"{path}: a link out of {root}, which is not followed: copy the shard there (cp -L)")
+
     def shard(path: Path) -> _Shard:
-        path = Path(os.path.realpath(path))
         name = path.relative_to(root).as_posix()
         return _Shard(name, partial(file_stamp, path), lambda: path.open("rb"), partial(read_local, path))
 
-    return Source(str(root), lambda: _records(map(shard, sorted(shards))))
+    return Source(str(root), lambda: _records(map(shard, paths.values())))
 
 
 def open_remote_shards(names: Sequence[tuple[str, str]], root: str) -> Source:

@@ -7,7 +7,7 @@ from typing import Literal
 
 import pytest
 
-from corpus import webdataset
+from corpus import SourceError, open_source, webdataset
 from corpus.webdataset import open_shards
 
 
@@ -36,6 +36,17 @@ def test_groups_in_order_readable_at_random(tmp_path: Path, draw: Callable[..., 
     assert records[1].offset is not None
     assert records[1].length == len(draw(2))
     assert first.read_bytes()[records[1].offset :].startswith(draw(2))
+
+
+def test_links(tmp_path: Path, draw: Callable[..., bytes]) -> None:
+    """As a cache of downloads has them."""
+    write_shard(tmp_path / "blobs", {"a.png": draw(1)})
+    (tmp_path / "shards").mkdir()
+    link = tmp_path / "shards" / "0.tar"
+    link.symlink_to("../blobs")
+    assert [record.uri for record in open_source(link).records()] == ["blobs#a.png"]
+    with pytest.raises(SourceError, match=r"0\.tar: a link out of .*cp -L"):
+        open_source(tmp_path / "shards")
 
 
 def test_dots_in_names(tmp_path: Path, draw: Callable[..., bytes]) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dual_encoder.compiled import Compiled
+from dual_encoder.cores import cores
 from dual_encoder.errors import ModelError, RuntimeMissing
 from dual_encoder.packing import EndOfText, Inputs, TextTower, in_sizes
 
@@ -79,7 +80,7 @@ class OpenVinoRuntime:
             paths = [int8_path(directory, tower) for tower in TOWERS]
             if not all(path.is_file() for path in paths):
                 raise no_int8(directory)
-        threads = threads or len(os.sched_getaffinity(0))
+        threads = threads or cores()
         self.streams = min(threads, max(2, threads // 4))
         options = {
             "INFERENCE_PRECISION_HINT": "bf16" if whole == "bf16" else "f32",

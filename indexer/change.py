@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from corpus import Record, Source, open_source, place_of
 from corpus.remote import is_remote
+from dual_encoder.cores import cores
 from indexer.build import Progress, Work, finished, good_pictures, image_batch, queries_of, rejects
 from indexer.captions import CaptionChanges
 from indexer.engine import Encoder, Job, LocalEngine
@@ -199,7 +200,7 @@ class _Change:
 
     def fresh(self, records: Iterator[Record]) -> Generator[Record, None, None]:
         """The records whose bytes the index does not have. Of the others it is noted what they say."""
-        readers = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="hasher")
+        readers = ThreadPoolExecutor(cores(), thread_name_prefix="hasher")
         ahead: deque[tuple[Record, Future[str | None]]] = deque()
         try:
             for record in records:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from corpus import Record
+from dual_encoder.cores import cores
 from dual_encoder.device_jpegs import DeviceJpegs
 from dual_encoder.encoder import Runtime
 from indexer.ledger import Ledger
@@ -141,11 +141,11 @@ class LocalEngine(Engine):
         self, records: Iterator[Record], job: Job
     ) -> Generator[tuple[Row, Pixels | None, bytes | None], None, None]:
         size, prepare = self.encoder.image_size, self.encoder.prepare
-        cores = BoundedSemaphore(os.cpu_count() or 1)
+        computing = BoundedSemaphore(cores())
         readers = ThreadPoolExecutor(_READERS, thread_name_prefix="reader")
 
         def submit(record: Record) -> Future[tuple[Row, Pixels | None, bytes | None]]:
-            return readers.submit(read_row, record, size, prepare, job.thumbnails, cores, self._decode)
+            return readers.submit(read_row, record, size, prepare, job.thumbnails, computing, self._decode)
 
         try:
             queue = deque(map(submit, islice(records, job.batch_size * (self._count + 3))))

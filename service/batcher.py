@@ -177,11 +177,13 @@ class Batcher:
         for _ in self.lanes:
             lane = self.lanes[self._turn % len(self.lanes)]
             self._turn += 1
-            waiting = sum(job.cost for job in list(lane.waiting))
-            others = any(other.waiting for other in self.lanes if other is not lane)
-            share = lane.crowded if waiting >= lane.crowded and not others else lane.budget
-            if self._idle > 1:
-                share = min(share, -(-waiting // self._idle))
+            share = lane.budget
+            if self._idle > 1 or lane.crowded > lane.budget:
+                waiting = sum(job.cost for job in list(lane.waiting))
+                if waiting >= lane.crowded and not any(other.waiting for other in self.lanes if other is not lane):
+                    share = lane.crowded
+                if self._idle > 1:
+                    share = min(share, -(-waiting // self._idle))
             jobs: list[_Job[Any, Any]] = []
             spent = 0
             while lane.waiting and (not jobs or spent + lane.waiting[0].cost <= share):

@@ -19,6 +19,8 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+from dual_encoder.cores import cores
+
 
 @dataclass(frozen=True)
 class Threads:
@@ -38,5 +40,5 @@ class Threads:
 def share(workers: int = 1) -> Threads:
     """The share of one of `workers` processes in this machine's cores."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    cores = max(1, len(os.sched_getaffinity(0)) // workers)
-    return Threads(encoder=cores, decoders=cores)
+    own = max(1, cores() // workers)
+    return Threads(encoder=own, decoders=own)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -28,12 +27,13 @@ def scenes(
 ) -> None:
     """Draw pictures of simple scenes with English and Chinese captions."""
     from crossmodal.progress import progress
+    from dual_encoder.cores import cores
     from training.scenes import write_scenes
 
     with progress("drawing scenes") as report:
         table = write_scenes(
             out, count, seed, split, [part.strip() for part in language.split(",")],
-            workers or os.cpu_count() or 1, lambda done: report(done, count),
+            workers or cores(), lambda done: report(done, count),
         )  # fmt: skip
     print(table)
 

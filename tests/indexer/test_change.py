@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import tarfile
 import time
 from functools import partial
@@ -125,7 +124,7 @@ def test_adding_with_prune_is_building_anew(
 
 
 def test_whoever_stops_does_not_wait_for_what_was_to_be_read(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr("indexer.change.cores", lambda: 2)
     read: list[int] = []
 
     def slowly(number: int) -> bytes:

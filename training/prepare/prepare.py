@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from array import array
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from corpus import Record, Source, SourceError, open_source, place_of
+from dual_encoder.cores import cores
 from training.prepare.agreement import BATCH, Encoder, alike, cosines, embed_pictures
 from training.prepare.ahead import map_ahead
 from training.prepare.checks import Examined, Refusal, examine
@@ -97,7 +97,7 @@ def prepare_pairs(
         raise PrepareError(str(error)) from None
     with ExitStack() as stack:
         stage, work = stack.enter_context(staged(Path(out), overwrite))
-        pool = ThreadPoolExecutor(workers or os.cpu_count() or 1, thread_name_prefix="decoder")
+        pool = ThreadPoolExecutor(workers or cores(), thread_name_prefix="decoder")
         stack.callback(pool.shutdown, cancel_futures=True)
         run = _Preparation(str(source), opened, options, encoder, stage, work, pool, stages)
         stack.callback(run.close)
@@ -446,7 +446,7 @@ def _same(sha256: str) -> Refusal:
 
 
 def _ahead() -> int:
-    return 8 * (os.cpu_count() or 1)
+    return 8 * cores()
 
 
 def _sidecar_folder(name: str, source: Source) -> str | None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -92,3 +94,13 @@ def test_data_scenes(tmp_path: Path) -> None:
 
 def test_model_info() -> None:
     assert json.loads(run_here("model", "info", "tiny", "--json").stdout)["parity"]["fp32"]["text"] > 0.999
+
+
+def test_a_search_loads_neither_a_server_nor_torch(index: Path) -> None:
+    """They would take longer than the search."""
+    command = [sys.executable, "-X", "importtime", "-m", "crossmodal", "search", str(index), "--text", "a star"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert done.returncode == 0
+    assert "service.engine" in loaded
+    assert not loaded & {"fastapi", "uvicorn", "torch", "open_clip"}

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dual_encoder import buckets
-from dual_encoder.errors import ModelError
+from dual_encoder.errors import ModelError, brief
 from dual_encoder.open_clip_model import OpenClipModel
 from dual_encoder.text_tower import encode_text, is_cuttable
 
@@ -49,7 +49,7 @@ class TorchRuntime:
             self._scale, self._shift = (each.view(3, 1, 1).to(self.device) for each in (scale, shift))
             self._launch = (Recorded if on_gpu else Padded if padded else Direct)(self.device)
         except (RuntimeError, AssertionError) as error:  # the latter from a torch that was built without CUDA
-            raise ModelError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from None
+            raise ModelError(f"device {device!r} cannot be used: {brief(error)}") from None
         self.takes_bytes = on_gpu or padded
         self._cuttable = is_cuttable(source.model)
         context = int(source.tokenizer.context_length)

@@ -60,7 +60,7 @@ def build_index(
     thumbnails: bool = True,
     progress: Callable[[Progress], None] | None = None,
     part_size: int = 1024,
-    batch_size: int = 32,
+    batch_size: int | None = None,
 ) -> BuildReport:
     """Index a folder, a table or shards into the index directory `out`, and make it the live snapshot.
 
@@ -68,7 +68,8 @@ def build_index(
     process; an engine may work elsewhere, with the same result.
 
     An interrupted build of the same source with the same model goes on after its last finished part, and ends with
-    the same snapshot as an uninterrupted one: a part is always encoded in the same batches. Memory holds one part
+    the same snapshot as an uninterrupted one: a part is always encoded in the same batches, by default of as many
+    pictures as the encoder likes best. Memory holds one part
     and some decoded pictures of the next; what is remembered of every picture lies in a file in `out`/.build.
 
     `index_type`, `target_recall`, `memory` (bytes) and `target_latency_ms` are those of vector_index.SnapshotWriter; a
@@ -78,6 +79,7 @@ def build_index(
     """
     began = time.monotonic()
     engine = encoder if isinstance(encoder, Engine) else LocalEngine(encoder)
+    batch_size = batch_size or engine.batch
     source = open_source(source_path, captions)
     directory = IndexDirectory(out)
     with directory.lock():

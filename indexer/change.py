@@ -60,7 +60,7 @@ def add_to_index(
     thumbnails: bool = True,
     progress: Callable[[Progress], None] | None = None,
     part_size: int = 1024,
-    batch_size: int = 32,
+    batch_size: int | None = None,
 ) -> ChangeReport:
     """Bring a corpus into an index that is there already, and publish the result as the live snapshot.
 
@@ -80,6 +80,7 @@ def add_to_index(
             raise ValueError(f"{index} was built with another model ({base.manifest.model.reference!r})")
         change = _Change(base, prune)
         engine = LocalEngine(encoder)
+        batch_size = batch_size or engine.batch
         plan = {
             "base": base.name, "fingerprint": engine.fingerprint, "arithmetic": engine.arithmetic,
             "source": place_of(source_path), "captions": str(captions), "part_size": part_size,

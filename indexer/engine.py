@@ -12,7 +12,7 @@ from itertools import chain, islice
 from operator import methodcaller
 from queue import SimpleQueue
 from threading import BoundedSemaphore
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,10 +20,12 @@ from PIL import Image
 
 from corpus import Record
 from dual_encoder.cores import cores
-from dual_encoder.device_jpegs import DeviceJpegs
-from dual_encoder.encoder import Runtime
 from indexer.ledger import Ledger
 from indexer.rows import Choice, Row, add_texts, new_texts, pack, read_row
+
+if TYPE_CHECKING:
+    from dual_encoder.device_jpegs import DeviceJpegs
+    from dual_encoder.encoder import Runtime
 
 _READERS = 32  # files asked for at a time: those of the web take their time to come
 _TEXTS = 512  # that are encoded together
@@ -42,6 +44,8 @@ class Encoder(Protocol):
 
     @property
     def streams(self) -> int: ...
+    @property
+    def batch(self) -> int: ...
     @property
     def image_size(self) -> tuple[int, int]: ...
     def prepare(self, image: Image.Image) -> NDArray[Any]: ...
@@ -80,6 +84,7 @@ class Engine(ABC):
     fingerprint: str
     dim: int
     arithmetic: str  # runtime, precision and decoder: vectors of two differ a little
+    batch = 32  # pictures encoded together, where nobody says how many
     encoder: Encoder | None = None  # where there is one in this process
 
     @abstractmethod
@@ -110,6 +115,7 @@ class LocalEngine(Engine):
         self._decode = jpegs or (lambda _: None)
         self.reference, self.fingerprint, self.dim = first.reference, first.fingerprint, first.dim
         self.arithmetic = arithmetic_of(first) + (", JPEGs decoded on the GPU" if jpegs else "")
+        self.batch = first.batch
         self.encoder: Encoder = first
         # A call occupies two streams of an encoder: pictures are cut in halves of a batch.
         calls = [encoder for encoder in encoders for _ in range(max(1, encoder.streams // 2))]

@@ -44,7 +44,7 @@ async def answer(engine: Engine, target: Target, wanted: SearchRequest, began: f
     if wanted.exact and not collection.exhaustive:
         raise Problem(422, "exact: the index of this store cannot be passed by; raise params instead")
     if wanted.facets:
-        engine.check_facets(len(wanted.facets))
+        engine.check_facets(len(set(wanted.facets)))
     vectors = list(await engine.queries.pictures([picture])) if picture else await engine.vectors_of(queries, snapshot)
     encoded = time.perf_counter()
     asked = partial(

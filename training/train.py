@@ -65,12 +65,13 @@ def train(config: TrainConfig, on_progress: Callable[[Progress], None] | None = 
     processes = join(found.type)
     try:
         config.out.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise TrainingError(f"{config.out}: `out` is to be a folder, and a file is in its way") from None
+    try:
         with locked(config.out) if processes.rank == 0 else nullcontext():
             return _train(config, processes, torch.device(_device(device_type, processes)), on_progress)
     except BlockingIOError:
         raise TrainingError(f"{config.out}: another run writes there") from None
-    except (FileExistsError, NotADirectoryError):
-        raise TrainingError(f"{config.out}: `out` is to be a folder, and a file is in its way") from None
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise TrainingError(_out_of_memory(config, str(error))) from None
     except RuntimeError as error:  # what the CPU allocator raises

@@ -36,9 +36,12 @@ def demo(
 def _is_of(index: Path, model: str) -> bool:
     """Whether this model made an index; `tiny` may be another since."""
     from dual_encoder.encoder import describe_model
+    from dual_encoder.reference import parse_reference
     from vector_index import IndexDirectory
 
-    facts = describe_model(model)
+    parsed = parse_reference(model)
     with IndexDirectory(index).open() as snapshot:
         stamp = snapshot.manifest.model
-        return (stamp.reference, stamp.fingerprint) == (facts["reference"], facts["fingerprint"])
+    if stamp.reference != parsed.name or parsed.directory is None:  # without a directory torch would have to load it
+        return stamp.reference == parsed.name
+    return bool(describe_model(model)["fingerprint"] == stamp.fingerprint)

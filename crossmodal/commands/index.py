@@ -90,7 +90,6 @@ def build(
         index_type = "Flat"  # searched in the store, which is to have the vectors as they are
     with ExitStack() as stack:
         chosen: Engine
-        batch = {}
         if engine == "ray":
             from indexer.ray_engine import RayEngine
 
@@ -100,13 +99,13 @@ def build(
         else:
             encoders = [load_encoder(model, device=each, **options) for each in devices]
             jpegs = _device_jpegs(encoders[0]) if decode == "gpu" else None
-            chosen, batch = LocalEngine(*encoders, jpegs=jpegs), {"batch_size": encoders[0].batch}
+            chosen = LocalEngine(*encoders, jpegs=jpegs)
         report = stack.enter_context(progress("indexing"))
         result = build_index(
             source, out, chosen, captions=captions, index_type=index_type, target_recall=target_recall,
             memory=held,
             target_latency_ms=latency,
-            resume=resume, thumbnails=thumbnails, progress=lambda p: report(p.done, p.total), **batch,
+            resume=resume, thumbnails=thumbnails, progress=lambda p: report(p.done, p.total),
         )  # fmt: skip
     _publish(out, there, store_index)
     if json:
@@ -146,7 +145,7 @@ def add(
     with progress("adding") as report:
         result = add_to_index(
             source, index, encoder, captions=captions, prune=prune, resume=resume, thumbnails=thumbnails,
-            progress=lambda p: report(p.done, p.total), batch_size=encoder.batch,
+            progress=lambda p: report(p.done, p.total),
         )  # fmt: skip
     _publish(index, there, store_index)
     _print_change(result, json)

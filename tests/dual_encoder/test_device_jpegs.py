@@ -6,7 +6,6 @@ torchvision then decodes with libjpeg, so that only nvJPEG itself is left out.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -22,14 +21,6 @@ from dual_encoder.preprocess import Preprocess
 
 MEAN, STD = (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)
 SIZES = [(64, 64), (300, 200), (200, 300), (97, 301), (500, 64), (16, 320), (320, 16), (640, 427), (63, 65), (448, 600)]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def photo(size: tuple[int, int], seed: int = 0, mode: str = "RGB") -> Image.Image:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import open_clip
 import pytest
-import torch
 from PIL import Image
 
 from dual_encoder import DualEncoder, ModelError, buckets, load_encoder
@@ -26,15 +24,6 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "padded-convolutional": {"embed_dim": 32, "text_cfg": TEXT, "vision_cfg": {
         "image_size": 32, "layers": [1, 1, 1, 1], "width": 16, "patch_size": None}},
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Towers this small gain nothing by more, and on a busy machine lose."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module", params=list(ARCHITECTURES))

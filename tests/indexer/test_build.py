@@ -23,14 +23,8 @@ from PIL import Image
 from corpus import SourceError, files
 from dual_encoder import DualEncoder
 from indexer import build_index
+from tests.indexer.pictures import jpeg
 from vector_index import IndexDirectory, IndexLocked, Snapshot
-
-
-def jpeg(seed: int, size: tuple[int, int] = (60, 40)) -> bytes:
-    out = io.BytesIO()
-    pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(out, "JPEG")
-    return out.getvalue()
 
 
 def corpus(folder: Path, count: int) -> Path:

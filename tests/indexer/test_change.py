@@ -10,24 +10,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
 from corpus import Record
 from dual_encoder import DualEncoder
 from indexer import add_to_index, build_index, compact_index, remove_from_index
 from indexer.change import _Change
+from tests.indexer.pictures import jpeg
 from vector_index import Filter, IndexDirectory, IndexNotFound, UnknownId
-
-
-def jpeg(seed: int) -> bytes:
-    out = io.BytesIO()
-    pixels = np.random.default_rng(seed).integers(0, 256, (24, 32, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(out, "JPEG")
-    return out.getvalue()
 
 
 class Counting:

@@ -23,6 +23,7 @@ from indexer import EngineError, add_to_index, build_index
 from indexer.engine import Job, LocalEngine
 from indexer.ledger import Ledger
 from indexer.rows import side_of
+from tests.indexer.pictures import jpeg
 from vector_index import IndexDirectory
 
 
@@ -73,8 +74,8 @@ def test_several_encoders_share_the_batches_and_make_the_same_index(tmp_path: Pa
     rng = np.random.default_rng(0)
     lines = []
     for number in range(30):
-        Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)).save(tmp_path / f"{number}.png")
-        lines.append(json.dumps({"image": f"{number}.png", "caption": [f"picture {number}", "another"]}))
+        Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)).save(tmp_path / f"{number}.jpg")
+        lines.append(json.dumps({"image": f"{number}.jpg", "caption": [f"picture {number}", "another"]}))
     (tmp_path / "table.jsonl").write_text("\n".join(lines))
 
     class Slow:
@@ -143,13 +144,6 @@ def test_jpegs_decoded_on_a_device_make_the_same_rows(tmp_path: Path, encoder: D
         assert all(other.thumbnail(int(row)) for row in rows)
 
 
-def small(number: int) -> bytes:
-    out = io.BytesIO()
-    pixels = np.random.default_rng(number).integers(0, 256, (24, 32, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(out, "PNG")
-    return out.getvalue()
-
-
 class Broken:
     """An encoder that cannot encode."""
 
@@ -177,7 +171,7 @@ def test_what_ends_early_reads_no_more_files(tmp_path: Path, encoder: DualEncode
 
     def records() -> Iterator[Record]:
         for number in range(200):
-            yield Record(f"{number}.png", partial(small, number))
+            yield Record(f"{number}.jpg", partial(jpeg, number))
 
     engine = LocalEngine(Broken(encoder) if fails else encoder)  # type: ignore[arg-type]
     with closing(Ledger(tmp_path)) as ledger, no_thread_left():
@@ -196,7 +190,7 @@ def test_a_change_that_fails_reads_no_more_files(tmp_path: Path, encoder: DualEn
     for folder, count in (("before", 1), ("after", 90)):
         (tmp_path / folder).mkdir()
         for number in range(count):
-            (tmp_path / folder / f"{number}.png").write_bytes(small(number))
+            (tmp_path / folder / f"{number}.jpg").write_bytes(jpeg(number))
     build_index(tmp_path / "before", tmp_path / "index", encoder)
     with no_thread_left():
         with pytest.raises(MemoryError) as caught:

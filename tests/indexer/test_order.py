@@ -23,7 +23,7 @@ class Colours:
 
     reference, fingerprint, dim = "colours", "c" * 64, 4
     image_size = (4, 4)
-    streams = 1
+    streams, batch = 1, 32
     runtime: Any = SimpleNamespace(name="mean", precision="fp32")
 
     def prepare(self, image: Image.Image) -> NDArray[np.float32]:

@@ -116,7 +116,7 @@ def encode_pictures(
     images = np.empty((len(pairs), encoder.dim), dtype=np.float32)
     done = 0
     for pixels in _pixels(encoder, pairs):
-        images[done : done + len(pixels)] = encoder.encode_pixels(pixels)
+        images[done : done + len(pixels)] = encoder.encode_pixels(encoder.preprocess.normalise(pixels))
         done += len(pixels)
         if on_progress:
             on_progress(done, len(pairs))

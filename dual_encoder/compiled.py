@@ -7,7 +7,6 @@ import json
 import mmap
 import shutil
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,7 @@ class Compiled:
         self.folder = root / hashlib.sha256(key.encode()).hexdigest()[:32]
 
     def load(self, verify: bool) -> mmap.mmap | None:
-        """What was kept, if it is whole; `verify` reads it all. The system may drop it from memory and read it again."""
+        """What was kept, if it is whole, mapped: not memory that must be held. `verify` reads it all."""
         record = _record(self.folder)
         try:
             with (self.folder / _BLOB).open("rb") as file:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from queue import LifoQueue
 from typing import Any
@@ -18,6 +22,7 @@ from dual_encoder.compiled import Compiled
 from dual_encoder.cores import cores
 from dual_encoder.errors import ModelError, RuntimeMissing
 from dual_encoder.packing import EndOfText, Inputs, TextTower, in_sizes
+from dual_encoder.rounding import round_weights
 
 TOWERS = ("text", "image")
 _PICTURES = (16, 8, 4, 2, 1)  # a larger batch is cut into these: pictures gain nothing beyond them
@@ -115,7 +120,7 @@ def _kept(path: Path, files: Mapping[str, str] | None, options: Mapping[str, str
     if files is None:
         return None
     own = {name: digest for name, digest in files.items() if name in (path.name, *_weights(path))}
-    return Compiled(cache_directory() / "openvino", path, own, options)
+    return Compiled(cache_directory() / "openvino", path, own, options, version("openvino"))
 
 
 def _weights(path: Path) -> tuple[str, str]:
@@ -137,27 +142,49 @@ class _Tower:
     ) -> None:
         self._path, self._options, self._streams, self._kept, self._verify = path, options, streams, kept, verify
         self._lock = threading.Lock()
+        self._blob: mmap.mmap | None = None  # where weights are read from
         self._idle: LifoQueue[Any] | None = None
         self._callers = ThreadPoolExecutor(streams, thread_name_prefix="encoder")  # starts none before it is used
 
     def compile(self) -> LifoQueue[Any]:
         with self._lock:
             if self._idle is None:
-                options = self._options
-                if self._kept is not None:
-                    options = {**options, **self._kept.prepare(self._verify)}
                 try:
-                    model = core().compile_model(self._path, "CPU", options)
+                    model = self._read() or self._compile()
                     idle: LifoQueue[Any] = LifoQueue()
                     for _ in range(self._streams):
                         idle.put(model.create_infer_request())
                 except RuntimeError as error:
                     why = str(error).splitlines()[-1][:200]
                     raise ModelError(f"{self._path}: OpenVINO cannot load the model: {why}") from None
-                if self._kept is not None and not model.get_property("LOADED_FROM_CACHE"):
-                    self._kept.note()
                 self._idle = idle
             return self._idle
+
+    def _read(self) -> Any:
+        """What was compiled before; None without it."""
+        blob = self._kept.load(self._verify) if self._kept else None
+        try:
+            return blob and self._take(blob)
+        except RuntimeError:  # damaged, and not verified
+            return None
+
+    def _take(self, blob: mmap.mmap) -> Any:
+        self._blob = blob
+        return core().import_model(_tensor(blob), "CPU", self._options)
+
+    def _compile(self) -> Any:
+        if self._kept:
+            self._kept.check()
+        model = core().read_model(self._path)
+        if self._options.get("INFERENCE_PRECISION_HINT") == "bf16":
+            round_weights(model)
+        compiled = core().compile_model(model, "CPU", self._options)
+        if not self._kept or not (blob := self._kept.keep(compiled.export_model().getbuffer())):
+            return compiled
+        del model, compiled
+        taken = self._take(blob)  # whose weights the system may drop and read again
+        _give_back()
+        return taken
 
     def __call__(self, calls: Iterable[Inputs]) -> Iterator[NDArray[np.float32]]:
         """What each of the calls gives, as it comes."""
@@ -171,6 +198,18 @@ class _Tower:
             return np.array(request.infer(inputs)[0], dtype=np.float32)
         finally:
             idle.put(request)
+
+
+def _tensor(blob: mmap.mmap) -> Any:
+    import openvino
+
+    return openvino.Tensor(np.frombuffer(blob, np.uint8), shared_memory=True)
+
+
+def _give_back() -> None:
+    """Have the C library return what was freed to the system; where it is not glibc, it keeps less anyway."""
+    with suppress(AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def cache_directory() -> Path:

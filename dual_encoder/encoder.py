@@ -265,6 +265,8 @@ def describe_model(reference: str) -> dict[str, Any]:
 
 def rows_of(tokens: NDArray[np.int64]) -> list[NDArray[np.int64]]:
     """Token ids (n, length), padded -> those of each text, int64 (length,)."""
+    if len(tokens) == 1 and tokens.size and tokens[0, -1]:
+        return [tokens[0]]
     return [row[:length] for row, length in zip(tokens, lengths_of(tokens), strict=True)]
 
 

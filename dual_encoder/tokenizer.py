@@ -32,7 +32,10 @@ class Tokenizer:
         """Texts -> ids int64 (n, length), zero-padded to the longest; a text over the context length is cut."""
         # U+0345, a mark that folds to a letter, is in none of the pattern's classes under open_clip's IGNORECASE.
         cleaned = [clean(text, self._clean).replace("\u0345", " ") for text in texts]
-        encoded = self._backend.encode_batch_fast(cleaned, add_special_tokens=False)
+        if len(cleaned) == 1:  # by a call that keeps the interpreter's lock: no other thread has to give it back
+            encoded = [self._backend.encode(cleaned[0], add_special_tokens=False)]
+        else:
+            encoded = self._backend.encode_batch_fast(cleaned, add_special_tokens=False)
         rows: list[list[int]] = []
         for encoding in encoded:
             rows.append([self._start, *encoding.ids[: self.context_length - 2], self._end])

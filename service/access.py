@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import MutableMapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -24,8 +23,7 @@ _ADMIN = frozenset({"/metrics", "/v1/index/reload"})
 _REALM = 'Bearer realm="crossmodal"'
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(NamedTuple):
     """`who` is for logs; `identity` is what requests are counted under, with a `rate_limit` of its own or None."""
 
     who: str
@@ -77,6 +75,7 @@ class Gate:
             else None
         )
         self._limit = RateLimit(settings.rate_limit, settings.redis_url)
+        self.is_open = not self._guarded and not self._limit.is_on  # nobody is asked for a key, nothing is counted
 
     async def caller(self, scope: Scope) -> Caller:
         """Raises _Refused for who has no key, or none that is good; those are counted under their address."""
@@ -132,6 +131,10 @@ class Access:
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         right = needed(path)
         if right is None or (path == "/metrics" and self._gate.metrics_open):
+            await self.app(scope, receive, send)
+            return
+        if right == "search" and self._gate.is_open:
+            scope["caller"] = _address(scope)
             await self.app(scope, receive, send)
             return
         caller: Caller | None = None

@@ -18,16 +18,25 @@ QUEUED = Gauge("crossmodal_queued_seconds", "Seconds of work that a stage has be
 
 
 class Allowance:
-    """What one request may take: until `deadline`, by time.monotonic(). Once admitted, all its parts are."""
+    """What one request may take: until `deadline`, by time.monotonic(). Once admitted, all its parts are.
 
-    __slots__ = ("admitted", "deadline")
+    One that `searches` waits there too, in the end.
+    """
+
+    __slots__ = ("admitted", "deadline", "searches")
 
     def __init__(self, deadline: float) -> None:
         self.deadline = deadline
-        self.admitted = False
+        self.admitted = self.searches = False
 
 
 ALLOWANCE: ContextVar[Allowance | None] = ContextVar("allowance", default=None)
+
+
+def will_search() -> None:
+    """The request at hand ends with a search."""
+    if (allowance := ALLOWANCE.get()) is not None:
+        allowance.searches = True
 
 
 class Admission:
@@ -35,7 +44,7 @@ class Admission:
 
     def __init__(self, most: float) -> None:
         self._most = most
-        self.search: Callable[[], float] = float  # seconds that wait where every search ends
+        self.search: Callable[[], float] = float  # seconds that wait where searches end
 
     def admit(self, estimate: Callable[[], tuple[float, float]]) -> None:
         """Begin work: `estimate` gives the seconds of others' that lie before it, and its own. Raises Problem 503.
@@ -53,7 +62,8 @@ class Admission:
             self._check(allowance, *estimate())
 
     def _check(self, allowance: Allowance, wait: float, work: float) -> None:
-        wait = max(wait, self.search())
+        if allowance.searches:
+            wait = max(wait, self.search())
         if wait <= 0:
             return
         if wait > self._most:

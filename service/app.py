@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -14,11 +15,11 @@ from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
 from pydantic.json_schema import models_json_schema
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service import documentation, problems
 from service.access import Access, Gate
 from service.engine import Engine
-from service.headers import SecurityHeaders
 from service.loop_lag import LoopLoad
 from service.middleware import RequestGuard
 from service.observer import Observer, is_wanted
@@ -43,6 +44,16 @@ _CORS: dict[str, Any] = {
 # Objects. A request leaves none to be collected; those of a hundred in progress, looked through at every 700th new one,
 # held the loop up for 5 to 90 ms at a time, a tenth of it all.
 _GARBAGE = 10_000
+
+
+class _Application(FastAPI):
+    """What is `around` FastAPI sees requests first; FastAPI's own layers are for what `Direct` leaves to it."""
+
+    around: ASGIApp
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["app"] = self
+        await (self.around if scope["type"] == "http" else super().__call__)(scope, receive, send)
 
 
 def create_app(settings: Settings | None = None, engine: Engine | None = None) -> FastAPI:
@@ -77,7 +88,7 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
             if tracer is not None:
                 await asyncio.to_thread(tracer.close)
 
-    app = FastAPI(
+    app = _Application(
         title="Crossmodal",
         version="1",
         description="Find pictures by words, words by pictures, and pictures by pictures.",
@@ -94,18 +105,14 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
     app.state.engine = engine
     app.state.draining = False
     app.state.load = load
-    # From within outwards: the last added is the first to see a request.
-    app.add_middleware(Access, gate=Gate(settings))
-    app.add_middleware(RequestGuard, settings=settings, load=load)
-    if settings.cors_origins:
-        app.add_middleware(CORSMiddleware, allow_origins=settings.cors_origins, **_CORS)
-    app.add_middleware(SecurityHeaders, shared=bool(settings.cors_origins))
+    cors = functools.partial(CORSMiddleware, allow_origins=settings.cors_origins, **_CORS)
+    inner = Access(Direct(super(_Application, app).__call__), Gate(settings))
+    app.around = RequestGuard(inner, settings, load, cors if settings.cors_origins else None)
     if is_wanted(settings):
-        app.add_middleware(Observer, settings=settings, tracer=tracer)
+        app.around = Observer(app.around, settings, tracer)
     problems.install(app)
     for module in (search, embeddings, images, operations):
         app.include_router(module.router)
-    app.router.middleware_stack = Direct(app.router.middleware_stack)
 
     @app.get("/", include_in_schema=False)
     async def page(request: Request) -> Response:

@@ -36,7 +36,7 @@ class Lane(Generic[Item, Result]):
     """Call it with an item and its cost: the future of its result.
 
     `work` sees items of `budget` cost together, or one that alone costs more, and gives a result for each; of
-    `crowded` cost, where so much waits and nothing in other lanes.
+    `crowded` cost, where so much waits here and in every other lane that is not empty.
     """
 
     name: str
@@ -49,6 +49,11 @@ class Lane(Generic[Item, Result]):
     pending: int = 0  # their cost
     _took: float = 0.0
     _cost: float = 0.0
+
+    @property
+    def ahead(self) -> int:
+        """Cost of what waits."""
+        return sum(job.cost for job in list(self.waiting))
 
     def __call__(self, item: Item, cost: int = 1) -> asyncio.Future[Result]:
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
@@ -178,12 +183,10 @@ class Batcher:
             lane = self.lanes[self._turn % len(self.lanes)]
             self._turn += 1
             share = lane.budget
-            if self._idle > 1 or lane.crowded > lane.budget:
-                waiting = sum(job.cost for job in list(lane.waiting))
-                if waiting >= lane.crowded and not any(other.waiting for other in self.lanes if other is not lane):
-                    share = lane.crowded
-                if self._idle > 1:
-                    share = min(share, -(-waiting // self._idle))
+            if lane.crowded > share and all(not each.waiting or each.ahead >= each.crowded for each in self.lanes):
+                share = lane.crowded
+            if self._idle > 1:
+                share = min(share, -(-lane.ahead // self._idle))
             jobs: list[_Job[Any, Any]] = []
             spent = 0
             while lane.waiting and (not jobs or spent + lane.waiting[0].cost <= share):

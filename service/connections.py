@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from service.errors import WHEN_GONE
 from service.headers import ON_FAILURE
 from service.loop_lag import LoopLoad
 from service.middleware import PROBES, REQUESTS, new_request_id
@@ -23,6 +24,38 @@ _LINGER = 0.5  # seconds
 _LARGEST_HEAD = 64 * 2**10  # bytes; neither the parser nor uvicorn knows a bound
 _PROBES = frozenset(map(str.encode, PROBES))
 _PIPELINE = 32  # requests that a connection may send before the first is answered
+
+
+class _Answers:
+    """A connection's transport as its answers see it: a head is sent with what follows it.
+
+    uvicorn writes them one after the other, uvloop at once: two calls of the system, and the client wakes twice.
+    """
+
+    __slots__ = ("_head", "_transport")
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._head = b""
+
+    def write(self, data: bytes) -> None:
+        if data.startswith(b"HTTP/1.1 ") and data.endswith(b"\r\n\r\n") and not data.startswith(b"HTTP/1.1 100"):
+            self.flush()
+            self._head = data
+        else:
+            head, self._head = self._head, b""
+            self._transport.write(b"".join((head, data)))
+
+    def flush(self) -> None:
+        if self._head:
+            self.write(b"")
+
+    def close(self) -> None:
+        self.flush()
+        self._transport.close()
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
 
 
 class TimedProtocol(HttpToolsProtocol):
@@ -58,9 +91,11 @@ class TimedProtocol(HttpToolsProtocol):
         self._data = b""  # that the parser is at
         self._unused = 0  # bytes of a head, or of what trails a body, that is not whole yet
         self._answered: RequestResponseCycle | None = None  # now, or last
+        self._answers: Any = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._answers = _Answers(transport)
         if self.client and self.client[0].startswith("::ffff:") and "." in self.client[0]:
             # IPv4 at an IPv6 socket: as one /64 network all of it would share a rate limit, and no proxy be trusted.
             self.client = self.client[0].removeprefix("::ffff:"), self.client[1]
@@ -75,10 +110,13 @@ class TimedProtocol(HttpToolsProtocol):
         if self._answered is not None and not self._answered.response_complete:  # uvicorn tells the last that came
             self._answered.disconnected = True
             self._answered.message_event.set()
+            for leave in self._answered.scope.pop(WHEN_GONE, ()):  # type: ignore[misc]
+                leave()
         super().connection_lost(exc)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._answered = cycle
+        cycle.transport = self._answers
         super()._start_asgi_task(cycle, app)
 
     def data_received(self, data: bytes) -> None:
@@ -121,9 +159,11 @@ class TimedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         if self.cycle is not None:
+            self.cycle.scope[WHEN_GONE] = []  # type: ignore[literal-required]
             super().on_message_complete()
 
     def on_response_complete(self) -> None:
+        self._answers.flush()
         super().on_response_complete()
         if self.cycle.response_complete:  # else another is in the pipeline
             self._wait_for_head()

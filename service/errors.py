@@ -16,5 +16,9 @@ class Problem(Exception):
         self.status, self.detail, self.headers, self.counted = status, detail, headers, counted
 
 
-class ClientGone(Exception):
-    """Nobody is left to answer; what the request waited for has been let go."""
+# In the ASGI scope of a request that has come whole: functions to call once its client has gone. Only our server tells.
+WHEN_GONE = "crossmodal.when_gone"
+
+
+class ClientGone(BaseException):
+    """Nobody is left to answer; what the request waited for has been let go. Like a cancellation no error to handle."""

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +23,7 @@ _DEEPER: Final = 4  # how much deeper a search for groups looks each time
 _DEEPEST: Final = 40_000  # rows from which on it takes what it has
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(NamedTuple):
     """One query: `vector` is float32 (dim,); hits offset … offset + k of those that score `min_score` or more."""
 
     snapshot: Snapshot
@@ -71,11 +69,14 @@ def _find_alike(wanted: Sequence[Wanted]) -> list[bytes]:
     search = partial(_search, collection, vectors, first)
     scores, rows = search(depth) if first.group_by is None else _one_of_each(collection, first.group_by, depth, search)
     pages = []
-    for one, its_scores, its_rows in zip(wanted, scores, rows, strict=True):
-        keep = its_rows >= 0
+    found = rows >= 0
+    whole = bool(found.all())
+    for one, its_scores, its_rows, keep in zip(wanted, scores, rows, found, strict=True):
+        place: slice | Ints = slice(one.offset, None)
         if one.min_score is not None:
             keep &= its_scores >= np.float64(one.min_score)  # which float32 may not hold
-        place = np.flatnonzero(keep)[one.offset :]
+        if one.min_score is not None or not whole:
+            place = np.flatnonzero(keep)[one.offset :]
         pages.append((its_scores[place], its_rows[place], one.offset + 1))
     return hits_json(first.snapshot, first.target, pages, first.include)
 

@@ -6,6 +6,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,7 @@ _BESIDES = 400  # bytes that an entry takes besides its key and its vector
 @dataclass
 class _Running:
     future: asyncio.Future[Vector]
-    waiting: int = 0
+    waiting: set[asyncio.Future[Vector]]  # one for each who does: what they share must not end with one of them
 
 
 class Memo:
@@ -47,30 +48,41 @@ class Memo:
         running = self._running.get(key)
         self._count["shared" if running else "miss"].inc()
         if running is None:
-            running = self._running[key] = _Running(start())
-            running.future.add_done_callback(lambda future: self._finish(key, future))
-        running.waiting += 1
+            running = self._running[key] = _Running(start(), set())
+            running.future.add_done_callback(partial(self._finish, key, running.waiting))
+        vector: asyncio.Future[Vector] = running.future.get_loop().create_future()
+        running.waiting.add(vector)
         try:
-            return await asyncio.shield(running.future)
+            return await vector
         finally:
-            running.waiting -= 1
+            running.waiting.discard(vector)
             if not running.waiting and not running.future.done():
                 del self._running[key]
                 running.future.cancel()
-            del running  # an error holds this frame; with the future, which holds the error, that would be a circle
+            del running, vector  # an error holds this frame; with futures, which hold the error, that would be a circle
 
-    def _finish(self, key: bytes, future: asyncio.Future[Vector]) -> None:
+    def _finish(self, key: bytes, waiting: set[asyncio.Future[Vector]], future: asyncio.Future[Vector]) -> None:
         running = self._running.get(key)
         if running is not None and running.future is future:
             del self._running[key]
-        if future.cancelled() or future.exception() is not None:
+        still = [each for each in waiting if not each.done()]
+        if future.cancelled():
+            for each in still:
+                each.cancel()
             return
-        size = _size(key, future.result())
+        if (error := future.exception()) is not None:
+            for each in still:
+                each.set_exception(error)
+            return
+        vector = future.result()
+        for each in still:
+            each.set_result(vector)
+        size = _size(key, vector)
         if size > self._most:
             return
         if (old := self._kept.pop(key, None)) is not None:
             self.bytes -= _size(key, old)
-        self._kept[key] = future.result()
+        self._kept[key] = vector
         self.bytes += size
         while self.bytes > self._most:
             self.bytes -= _size(*self._kept.popitem(last=False))

@@ -1,14 +1,15 @@
-"""What happens to every request: an id, bounds on its body and its time, a line in the metrics."""
+"""What happens to every request: an id, bounds on its body and time, its answer's headers, a line in the metrics."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import math
-import os
+import random
 import re
 import time
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from typing import Any
 
 from prometheus_client import Counter, Histogram
@@ -16,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.admission import ALLOWANCE, Allowance
 from service.errors import ClientGone
+from service.headers import security_headers
 from service.logs import REQUEST_ID
 from service.loop_lag import LoopLoad
 from service.problems import problem_response
@@ -30,11 +32,12 @@ _SECONDS = re.compile(rb"[0-9]{1,9}(\.[0-9]{1,9})?")
 
 REQUESTS = Counter("crossmodal_requests_total", "Requests answered", ["method", "route", "status"])
 SECONDS = Histogram("crossmodal_request_seconds", "Seconds from the request's head to the answer's end", ["route"])
+_requests, _seconds = functools.cache(REQUESTS.labels), functools.cache(SECONDS.labels)
 
 
 def new_request_id(given: bytes = b"") -> str:
     """The client's own X-Request-ID, where it is one."""
-    return given.decode() if _REQUEST_ID.fullmatch(given) else os.urandom(16).hex()
+    return given.decode() if _REQUEST_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"
 
 
 class RequestGuard:
@@ -45,8 +48,13 @@ class RequestGuard:
     header X-Request-Timeout says so, in seconds. Large answers that wait to be taken are bounded as bodies are.
     """
 
-    def __init__(self, app: ASGIApp, settings: Settings, load: LoopLoad) -> None:
-        self.app = app
+    def __init__(
+        self, app: ASGIApp, settings: Settings, load: LoopLoad, cors: Callable[[ASGIApp], ASGIApp] | None = None
+    ) -> None:
+        """`cors` goes around the application, and around what is refused here: other sites may read that too."""
+        self.cors = cors or (lambda app: app)
+        self.app = self.cors(app)
+        self.with_policy, self.without = security_headers(shared=cors is not None)
         self.load = load
         self.settings = settings
         self.most = settings.max_body_bytes
@@ -84,20 +92,19 @@ class RequestGuard:
         async def watched(message: MutableMapping[str, Any]) -> None:
             nonlocal status, sending, answered, counts
             if message["type"] == "http.response.start":
-                for name, value in message["headers"]:  # the first, most often
-                    if name == b"content-length":
-                        if (length := int(value)) > _PIECE:
-                            if self.answering and self.answering + length > self.settings.bytes_in_flight:
-                                raise _Refused(503, "memory", "the service holds too many large answers: try later")
-                            sending = length
-                            self.answering += sending
-                            self.load.requests -= counts  # how fast it is taken is no work of the loop's
-                            counts = False
-                        break
+                told = dict(message["headers"])
+                if (length := int(told.get(b"content-length", 0))) > _PIECE:
+                    if self.answering and self.answering + length > self.settings.bytes_in_flight:
+                        raise _Refused(503, "memory", "the service holds too many large answers: try later")
+                    sending = length
+                    self.answering += sending
+                    self.load.requests -= counts  # how fast it is taken is no work of the loop's
+                    counts = False
                 status, answered = message["status"], True
                 if timer:
                     timer.cancel()  # how fast it is taken is the connection's to watch
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+                security = self.with_policy if b"content-security-policy" in told else self.without
+                message["headers"] = [*message["headers"], *security, (b"x-request-id", request_id.encode())]
                 if scope["app"].state.draining:
                     message["headers"].append((b"connection", b"close"))
             try:
@@ -166,10 +173,10 @@ class RequestGuard:
                         extra["Connection"] = "close"
                     answer = problem_response(refusal.status, refusal.detail, request_id, extra)
                     with contextlib.suppress(ClientGone):
-                        await answer(scope, receive, watched)
+                        await self.cors(answer)(scope, receive, watched)
             route = getattr(scope.get("route"), "path_format", "other")
-            REQUESTS.labels(scope["method"] if route != "other" else "-", route, status).inc()
-            SECONDS.labels(route).observe(time.monotonic() - began)
+            _requests(scope["method"] if route != "other" else "-", route, status).inc()
+            _seconds(route).observe(time.monotonic() - began)
 
     def _seconds(self, given: bytes | None) -> float:
         most = self.settings.request_timeout
@@ -188,7 +195,7 @@ async def _in_pieces(message: MutableMapping[str, Any], send: Send) -> None:
         await send({"type": message["type"], "body": piece, "more_body": more or end < len(body)})
 
 
-class _Refused(Exception):
+class _Refused(BaseException):  # the guard's alone to answer
     def __init__(self, status: int, reason: Reason, detail: str) -> None:
         super().__init__(detail)
         self.status, self.reason, self.detail = status, reason, detail

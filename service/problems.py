@@ -15,7 +15,6 @@ from starlette.routing import Match
 
 from service import logs
 from service.errors import Problem
-from service.headers import ON_FAILURE
 from service.refusals import count
 from vector_index import BeyondStore, StoreRefused, StoreUnavailable
 
@@ -119,6 +118,4 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def _unexpected(request: Request, error: Exception) -> Response:
         log.error("a request failed", request_id=request_id(request), exc_info=error)
-        id = request_id(request)
-        headers = {**ON_FAILURE, "X-Request-ID": id}
-        return problem_response(500, "an internal error; the log has it under this request id", id, headers)
+        return problem_response(500, "an internal error; the log has it under this request id", request_id(request))

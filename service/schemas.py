@@ -100,10 +100,13 @@ class SearchRequest(Strict):
         description="conditions on columns: $eq $ne $gt $gte $lt $lte $in $nin $exists, with $and $or $not",
         examples=[{"background": "white", "count": {"$gte": 2}}],
     )
-    include: list[Include] = Field([], max_length=16)
+    include: list[Include] = Field(default_factory=list, max_length=16, json_schema_extra={"default": []})
     group_by: str | None = Field(None, description="a column: only the best hit of each of its values", max_length=200)
     facets: list[Annotated[str, StringConstraints(max_length=200)]] = Field(
-        [], max_length=10, description="columns: how often each value occurs among the rows that the filter keeps"
+        default_factory=list,
+        max_length=10,
+        description="columns: how often each value occurs among the rows that the filter keeps",
+        json_schema_extra={"default": []},
     )
 
     @model_validator(mode="after")

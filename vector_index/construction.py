@@ -33,7 +33,7 @@ def write_index(kind: str, vectors: Floats, path: Path, asked: Sequence[Floats] 
     """Build an index and write it.
 
     Args:
-        kind: a string of `index_factory`, or `kinds.LEANVEC` and one.
+        kind: a string that `kinds.new_index` takes.
         vectors: unit float32 (n, dim), typically a memory map; read in chunks.
         path: the file.
         asked: vectors such as will be asked with, beside those of the collection, float32 (q, dim) for each modality;

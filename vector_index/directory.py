@@ -50,6 +50,12 @@ class IndexDirectory:
             raise SnapshotCorrupt(f"{path}: {name!r} is not the name of a snapshot")
         return name
 
+    def _live(self) -> str:
+        """The name of the live snapshot. Raises IndexNotFound, and as `current` does."""
+        if (name := self.current()) is None:
+            raise IndexNotFound(f"{self.path}: there is no index here (no CURRENT file)")
+        return name
+
     def open(self) -> Snapshot:
         """Open the live snapshot, after checks that read no data: `Snapshot` says which.
 
@@ -57,10 +63,13 @@ class IndexDirectory:
             IndexNotFound: nothing has been published here.
             SnapshotCorrupt, UnsupportedFormat: it cannot be served; the message names the file.
         """
-        name = self.current()
-        if name is None:
-            raise IndexNotFound(f"{self.path}: there is no index here (no CURRENT file)")
-        return Snapshot(self.snapshots / name)
+        name = self._live()
+        try:
+            return Snapshot(self.snapshots / name)
+        except SnapshotCorrupt:
+            if (newer := self._live()) == name:
+                raise
+            return Snapshot(self.snapshots / newer)  # a writer published it, and deleted the one that was live before
 
     def close(self) -> None:
         """Nothing is held open."""
@@ -89,9 +98,7 @@ class IndexDirectory:
         """
         if keep < 1:
             raise ValueError(f"keep must be at least 1, got {keep}")
-        live = self.current()
-        if live is None:
-            raise IndexNotFound(f"{self.path}: there is no index here (no CURRENT file)")
+        live = self._live()
         gone = [name for name in self.names()[:-keep] if name != live]
         for name in gone:  # what is half deleted no longer looks like a snapshot
             os.rename(self.snapshots / name, self.snapshots / f".tmp-{name}")
@@ -107,8 +114,7 @@ class IndexDirectory:
             IndexNotFound: nothing has been published here; nothing is made either.
             IndexLocked, SnapshotCorrupt, UnsupportedFormat: as `lock` and `open` say.
         """
-        if self.current() is None:
-            raise IndexNotFound(f"{self.path}: there is no index here (no CURRENT file)")
+        self._live()
         with self.lock(), self.open() as snapshot:
             yield snapshot
 

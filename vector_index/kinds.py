@@ -1,7 +1,6 @@
 """FAISS index kinds: which strings are taken, what an index is made of, how it is searched."""
 
 import importlib
-import logging
 import re
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -24,8 +23,6 @@ _NEIGHBOURS: Final = re.compile(r"HNSW(\d+)")
 _LISTS: Final = re.compile(r"\bIVF(\d+)(_HNSW\d*)?\b")
 _NLIST: Final = re.compile(r"\bIVF(\d+)([kM]?)")
 _PROJECTED: Final = re.compile(r"LeanVec\d+,IVF\d+(_HNSW\d*|\(.*\))?,PQ\d+x4fsr,Refine\(SQfp16\)")
-
-log = logging.getLogger(__name__)
 
 
 def load_faiss() -> Any:
@@ -181,13 +178,6 @@ def read_index(path: Path, held: int = 0) -> Any:
 
 def exact_scores(queries: Floats, vectors: Floats, k: int) -> Floats:
     """Return the `k` highest inner products of each query, descending, float32 (q, k); reads vectors in chunks."""
-    from vector_index import on_device
-
-    if len(vectors) > FLAT_ROWS and (device := on_device.gpu()):
-        try:
-            return on_device.exact_scores(queries, vectors, k, device)
-        except RuntimeError as error:
-            log.warning("exact search is done on the CPU: %s", " ".join(str(error).split())[:200])
     faiss = load_faiss()
     best = np.empty((len(queries), 0), np.float32)
     for start in range(0, len(vectors), CHUNK_ROWS):

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Iterable, Iterator
-from functools import cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 
 from vector_index import kinds
 from vector_index.kinds import CHUNK_ROWS, Floats, Ints
-
-if TYPE_CHECKING:
-    import torch
 
 _BLOCK: Final = 4 * CHUNK_ROWS  # vectors compared at a time
 _SHARE: Final = 0.5  # of the free memory that may be taken
@@ -39,19 +32,19 @@ class OnDevice:
 
     def search(self, queries: Floats, k: int) -> tuple[Floats, Ints]:
         """The nearest to each of float32 (q, dim): scores, float32, descending, and rows, int64, (q, k); k ≤ rows."""
-        blocks = (self._vectors[start : start + _BLOCK] for start in range(0, len(self._vectors), _BLOCK))
-        return _top(queries, blocks, k, self._device)
+        import torch
 
-
-def exact_scores(queries: Floats, vectors: Floats, k: int, device: str) -> Floats:
-    """What `kinds.exact_scores` gives, float32 (q, k)."""
-    import torch
-
-    def blocks() -> Iterator[torch.Tensor]:
-        for start in range(0, len(vectors), CHUNK_ROWS):
-            yield torch.from_numpy(np.array(vectors[start : start + CHUNK_ROWS], np.float32)).to(device)
-
-    return _top(queries, blocks(), min(k, len(vectors)), device)[0]
+        with torch.inference_mode():
+            asked = torch.from_numpy(queries).to(self._device)
+            best = torch.empty((len(asked), 0), device=self._device)
+            found = torch.empty((len(asked), 0), dtype=torch.int64, device=self._device)
+            for start in range(0, len(self._vectors), _BLOCK):
+                block = self._vectors[start : start + _BLOCK]
+                scores, places = (asked @ block.float().T).topk(min(k, len(block)), dim=1)
+                best, found = torch.hstack([best, scores]), torch.hstack([found, places + start])
+                best, order = best.topk(min(k, best.shape[1]), dim=1)
+                found = found.gather(1, order)
+            return best.cpu().numpy(), found.cpu().numpy()
 
 
 def fits(storage: Any, device: str) -> bool:
@@ -62,33 +55,6 @@ def fits(storage: Any, device: str) -> bool:
         return True
     wanted = storage.ntotal * storage.d * (2 if _is_half(storage) else 4)
     return bool(wanted <= _SHARE * torch.cuda.mem_get_info(device)[0])
-
-
-@cache
-def gpu() -> str | None:
-    """The device to compute on, None where there is no GPU or no torch; a machine without one imports nothing."""
-    if not Path("/dev/nvidiactl").exists() or importlib.util.find_spec("torch") is None:
-        return None
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else None
-
-
-def _top(queries: Floats, blocks: Iterable[torch.Tensor], k: int, device: str) -> tuple[Floats, Ints]:
-    import torch
-
-    with torch.inference_mode():
-        asked = torch.from_numpy(queries).to(device)
-        best = torch.empty((len(asked), 0), device=device)
-        found = torch.empty((len(asked), 0), dtype=torch.int64, device=device)
-        start = 0
-        for block in blocks:
-            scores, places = (asked @ block.float().T).topk(min(k, len(block)), dim=1)
-            best, found = torch.hstack([best, scores]), torch.hstack([found, places + start])
-            best, order = best.topk(min(k, best.shape[1]), dim=1)
-            found = found.gather(1, order)
-            start += len(block)
-        return best.cpu().numpy(), found.cpu().numpy()
 
 
 def _is_half(storage: Any) -> bool:

@@ -120,8 +120,9 @@ class MappedTable:
             nothing: pa.Array[Any] = pa.nulls(batch.num_rows, kind)
             return nothing
         stored: pa.Array[Any] = batch.column(name)
-        cast: pa.Array[Any] = stored if stored.type == kind else stored.cast(kind)
-        return cast
+        if stored.type != kind:  # whole numbers of any size become floats, the nearest
+            stored = stored.cast(kind, safe=not pa.types.is_floating(kind))
+        return stored
 
 
 def _places(rows: npt.NDArray[np.int64]) -> "pa.Array[Any]":

@@ -199,8 +199,7 @@ def choose_index_types(vectors: Floats, queries: Mapping[str, Queries], target: 
             index = kinds.read_index(path)
             held = held_bytes(index, path) / len(sample) * n
             points = [
-                choose(recall_curve(index, sample, each, last[name], enough=_enough(target)), target)
-                for name, each in asked.items()
+                choose(recall_curve(index, sample, each, target, last[name]), target) for name, each in asked.items()
             ]
             slowest = max(point.ms for point in points)
             short = any(point.recall_at_10 < target.recall for point in points)
@@ -254,17 +253,13 @@ def operating_point(
     `last` are the scores of `last_scores`, where they are known.
     """
     last = last_scores(vectors, {"": queries})[""] if last is None else last
-    measured = list(recall_curve(index, vectors, queries, last, enough=_enough(target)))
+    measured = list(recall_curve(index, vectors, queries, target, last))
     chosen = choose(measured, target).parameters
     known = [point.parameters for point, _ in measured]
     between = [step for step in finer(chosen) if step not in known]
     if between:
-        measured += recall_curve(index, vectors, queries, last, between)
+        measured += recall_curve(index, vectors, queries, target, last, between)
     return choose(measured, target)
-
-
-def _enough(target: Target) -> float:
-    return max(ENOUGH, target.recall)
 
 
 def choose(measured: Iterable[tuple[RecallPoint, float]], target: Target) -> OperatingPoint:
@@ -305,9 +300,9 @@ def recall_curve(
     index: Any,
     vectors: Floats,
     queries: Queries,
+    target: Target,
     last: Floats | None = None,
     steps: Sequence[dict[str, int]] = (),
-    enough: float = ENOUGH,
 ) -> Iterator[tuple[RecallPoint, float]]:
     """Yield recall@10 at the given steps, or at each of the ladders, with its standard error; queries are searched one
     by one.
@@ -315,7 +310,7 @@ def recall_curve(
     A row counts as found if its true score is no less than that of the last exact hit. Counting ids instead would
     call one of two equal captions wrong. Milliseconds are those of the processor, on one thread: they do not change
     with what else the machine is doing. Steps of a ladder that cannot gain are left out, and those
-    after a recall that is `enough`.
+    after a recall that is enough.
     """
     faiss = kinds.load_faiss()
     own = queries.rows
@@ -345,7 +340,7 @@ def recall_curve(
             yield RecallPoint(parameters=step, recall_at_10=recall, ms=ms), error
             if steps:
                 continue
-            if recall >= enough:
+            if recall >= max(ENOUGH, target.recall):
                 return
             if "k_factor" in step and before is not None and before[0] == place and recall < before[1] + _GAIN:
                 done = place

@@ -8,6 +8,7 @@ const WORDS = {
     gone: "That picture was not kept: choose it again.", other: "中文", open: "Open picture",
     locked: "This service needs a key", unlock: "Use", badKey: "That key is not good here.",
     about: (p, c, m) => `${p} pictures, ${c} captions, model ${m}`, found: (n, ms) => `${n} ${n === 1 ? "result" : "results"} in ${ms} ms`,
+    blocked: "The browser blocked the new tab: allow pop-ups for this page.",
     results: "Results", later: (s) => `Too many requests at the moment: try again in ${s} s.`,
   },
   zh: {
@@ -17,6 +18,7 @@ const WORDS = {
     gone: "该图片未被保留，请重新选择。", other: "English", open: "打开图片",
     locked: "此服务需要密钥", unlock: "使用", badKey: "该密钥无效。",
     about: (p, c, m) => `${p} 张图片，${c} 条说明，模型 ${m}`, found: (n, ms) => `${n} 条结果，用时 ${ms} 毫秒`,
+    blocked: "浏览器拦截了新标签页，请允许此页面弹出窗口。",
     results: "搜索结果", later: (s) => `目前请求过多，请在 ${s} 秒后重试。`,
   },
 };
@@ -79,18 +81,26 @@ async function load(image, url) {
   try {
     const answer = await ask(url);
     if (!answer.ok) throw new Error(answer.statusText);
-    const source = URL.createObjectURL(await answer.blob());
-    image.addEventListener("load", () => URL.revokeObjectURL(source), { once: true });
-    image.src = source;
+    showBytes(image, await answer.blob());
   } catch {
     image.classList.add("missing");
   }
 }
 
+function showBytes(image, blob) {
+  const source = URL.createObjectURL(blob);
+  for (const end of ["load", "error"]) image.addEventListener(end, () => URL.revokeObjectURL(source), { once: true });
+  image.src = source;
+}
+
 async function openPicture(event, id) {
-  if (!sessionStorage.getItem(KEY)) return;
+  if (!sessionStorage.getItem(KEY) || event.button > 1) return; // 1: the middle one
   event.preventDefault();
   const tab = open("about:blank"); // now: later it would be a pop-up
+  if (!tab) {
+    say(words.blocked, true);
+    return;
+  }
   try {
     const answer = await ask(`/v1/images/${encodeURIComponent(id)}/content`);
     if (!answer.ok) throw new Error((await answer.json()).detail);
@@ -170,13 +180,12 @@ function say(message, wrong = false) {
 }
 
 function showQuery(id, upload) {
-  const image = $("#query img");
-  image.classList.remove("missing");
-  if (image.src.startsWith("blob:")) URL.revokeObjectURL(image.src);
+  const image = new Image(); // a new one: what is still on its way is of the old
+  image.alt = "";
+  $("#query img").replaceWith(image);
   $("#query").hidden = !id && !upload;
-  if (upload) image.src = URL.createObjectURL(upload);
+  if (upload) showBytes(image, upload);
   else if (id) load(image, thumbnail(id));
-  else image.removeAttribute("src");
 }
 
 const thumbnail = (id) => `/v1/images/${encodeURIComponent(id)}/thumbnail`;
@@ -201,7 +210,7 @@ function picture(hit) {
   link.href = `/v1/images/${encodeURIComponent(hit.id)}/content`;
   link.setAttribute("aria-label", `${words.open}: ${text}`);
   if (sessionStorage.getItem(KEY) && /^https?:\/\//.test(hit.uri)) link.href = hit.uri;
-  else link.addEventListener("click", (event) => openPicture(event, hit.id));
+  else for (const kind of ["click", "auxclick"]) link.addEventListener(kind, (event) => openPicture(event, hit.id));
   $("img", item).alt = text;
   if (hit.thumbnail_url) load($("img", item), hit.thumbnail_url);
   else $("img", item).remove();
@@ -293,9 +302,9 @@ addEventListener("dragleave", (event) => {
   if (!event.relatedTarget) document.body.classList.remove("drop");
 });
 addEventListener("drop", (event) => {
+  document.body.classList.remove("drop");
   if (!event.dataTransfer.files.length) return;
   event.preventDefault();
-  document.body.classList.remove("drop");
   takePicture(event.dataTransfer.files[0]);
 });
 addEventListener("paste", (event) => {

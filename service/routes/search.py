@@ -10,6 +10,7 @@ import orjson
 from fastapi import APIRouter, Query, Request, Response
 from starlette.formparsers import MultiPartException, MultiPartParser
 
+from service.admission import will_search
 from service.answer import answer
 from service.errors import Problem
 from service.finder import Target
@@ -33,6 +34,7 @@ _BODY["requestBody"]["content"]["multipart/form-data"] = {
 async def search(target: Target, request: Request, engine: EngineOf) -> Response:
     """Search with a JSON body, or with a picture as multipart field `image` and the options in the URL."""
     began = time.perf_counter()
+    will_search()
     picture = b""
     if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         expect_picture(request, engine)
@@ -61,6 +63,7 @@ async def search_by_url(
 ) -> Response:
     """The same for one text or one indexed picture; caches may keep the answer and ask whether it is still good."""
     began = time.perf_counter()
+    will_search()
     if (text is None) == (image_id is None):
         raise Problem(422, "give exactly one of text and image_id")
     query: dict[str, Any] = {"text": text} if text is not None else {"image": {"id": image_id}}

@@ -368,6 +368,26 @@ def test_what_is_empty_makes_nothing_else_seem_dear(index: Path) -> None:
     assert lanes["tokenize"].seconds(10**4) < 0.5
 
 
+def test_only_what_searches_waits_for_searches(index: Path) -> None:
+    app = create_app(Settings(index=index, cache_bytes=0))
+
+    async def main() -> None:
+        async with Flood(app, 0.0) as flood:
+            id = app.state.engine.snapshot.images.take([0], ["id"]).to_pylist()[0]["id"]
+            app.state.engine._admission.search = lambda: 99.0
+            statuses = [
+                (await flood.text("a star")).status_code,
+                (await flood.picture(1)).status_code,
+                (await flood.http.get("/v1/search/images", params={"image_id": id})).status_code,
+                (await flood.http.get(f"/v1/images/{id}/content")).status_code,
+                (await flood.http.get(f"/v1/images/{id}/thumbnail")).status_code,
+                (await flood.http.post("/v1/embeddings", json={"input": "a star"})).status_code,
+            ]
+            assert statuses == [503] * 3 + [200] * 3
+
+    asyncio.run(main())
+
+
 def test_groups_wait_with_the_deep_searches(index: Path) -> None:
     app = create_app(Settings(index=index))
 

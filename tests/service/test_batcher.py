@@ -132,8 +132,8 @@ def test_what_waits_becomes_the_next_batch_within_the_budget_and_what_left_is_dr
     asyncio.run(main())
 
 
-@pytest.mark.parametrize(("waiting", "beside", "first"), [(6, 0, 6), (5, 0, 3), (6, 1, 3)])
-def test_a_crowd_alone_comes_in_larger_batches(unhurried: None, waiting: int, beside: int, first: int) -> None:
+@pytest.mark.parametrize(("waiting", "beside", "first"), [(6, 0, 6), (5, 0, 3), (6, 1, 3), (6, 4, 6)])
+def test_crowds_come_in_larger_batches(unhurried: None, waiting: int, beside: int, first: int) -> None:
     batches: list[int] = []
 
     def work(items: Sequence[int]) -> list[int]:
@@ -143,7 +143,7 @@ def test_a_crowd_alone_comes_in_larger_batches(unhurried: None, waiting: int, be
     async def main() -> None:
         batcher = Batcher("test")
         submit = batcher.lane("one", work, 3, 6)
-        other = batcher.lane("other", list, 1)
+        other = batcher.lane("other", list, 2, 4)
         await asyncio.gather(*map(submit, range(waiting)), *map(other, range(beside)))
         batcher.close()
 

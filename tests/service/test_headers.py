@@ -10,6 +10,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from service.app import create_app
+from service.middleware import REQUESTS
 from service.settings import Settings
 
 SITE = "https://shop.example"
@@ -87,11 +88,15 @@ def test_named_sites_may_call_and_read_why_they_were_refused(shared: TestClient)
         "Access-Control-Request-Method": "POST",
         "Access-Control-Request-Headers": "authorization",
     }
-    for _ in range(5):  # what a browser asks first needs no key, and is not counted
-        asked = shared.options("/v1/search/images", headers=before)
-        assert asked.status_code == 200
+    counted = REQUESTS.labels("-", "other", 200)._value
+    already = counted.get()
+    for _ in range(5):  # what a browser asks first needs no key, and is under no limit
+        asked = shared.options("/v1/search/images", headers={**before, "X-Request-ID": "mine"})
+        assert (asked.status_code, asked.headers["x-request-id"]) == (200, "mine")
+        check(asked)
         assert asked.headers["access-control-allow-origin"] == SITE
         assert "authorization" in asked.headers["access-control-allow-headers"].lower()
+    assert counted.get() == already + 5
     answers = [shared.get("/nowhere", headers={"Origin": SITE}) for _ in range(4)]
     assert [answer.status_code for answer in answers] == [404] * 3 + [429]
     for answer in answers:

@@ -11,7 +11,7 @@ from urllib.parse import unquote_plus
 
 import pytest
 from PIL import Image, ImageDraw
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
 from service import keys
 from tests.service.conftest import Serve
@@ -204,14 +204,28 @@ def test_a_key_opens_the_page_for_the_tab_alone(browser: Browser, serve: Serve, 
         first = page.locator("#results img").first
         expect(first).to_have_attribute("src", re.compile("^blob:"))
         expect(first).not_to_have_js_property("naturalWidth", 0)
-        with context.expect_page() as opened:
-            page.locator("#results a").first.click()
-        expect(opened.value.locator("img")).to_have_count(1)
-        opened.value.close()
+        for button in ("middle", "left"):  # first what the cache does not have
+            with context.expect_page() as opened:
+                page.locator("#results a").first.click(button=button)  # type: ignore[arg-type]
+            expect(opened.value.locator("img")).to_have_count(1)
+            opened.value.close()
+        page.evaluate("window.open = () => null")
+        page.locator("#results a").first.click()
+        expect(page.get_by_role("status")).to_contain_text("allow pop-ups")
         page.get_by_role("button", name="More like this").first.click()
         expect(page.locator("#query img")).to_have_attribute("src", re.compile("^blob:"))
         page.reload()
         expect(page.locator("#results li.picture")).to_have_count(23)
+        late: list[Route] = []
+        page.route("**/thumbnail", lambda route: late.append(route), times=1)
+        page.get_by_role("button", name="More like this").first.click()
+        page.locator("#file").set_input_files(picture())  # type: ignore[arg-type]
+        expect(page.locator("#results li.picture")).to_have_count(24)
+        shown = page.locator("#query img").get_attribute("src")
+        with page.expect_request_finished(lambda request: request == late[0].request):
+            late[0].continue_()
+        page.wait_for_timeout(100)
+        expect(page.locator("#query img")).to_have_attribute("src", shown or "")
         other = context.new_page()
         other.goto("/?text=a red star")
         expect(other.get_by_role("status")).to_contain_text("needs a key")

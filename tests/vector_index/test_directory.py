@@ -1,7 +1,9 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,6 +31,22 @@ def test_current_names_no_snapshot(directory: IndexDirectory, name: str) -> None
     (directory.path / "CURRENT").write_text(name)
     with pytest.raises(SnapshotCorrupt):
         directory.open()
+
+
+def test_what_is_deleted_while_it_is_opened(
+    directory: IndexDirectory, publish: Callable[..., str], corpus: Any
+) -> None:
+    class Overtaken(IndexDirectory):
+        def current(self) -> str | None:
+            name = super().current()
+            if name == first:
+                publish(corpus)
+                directory.collect(1)
+            return name
+
+    first = publish(corpus)
+    with Overtaken(directory.path).open() as snapshot:
+        assert snapshot.name == directory.current() != first
 
 
 def test_lock_held_by_another_process_says_whose_it_is(directory: IndexDirectory) -> None:

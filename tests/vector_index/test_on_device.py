@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from vector_index import Filter, IndexDirectory, kinds, on_device
-from vector_index.on_device import OnDevice, exact_scores
+from vector_index.on_device import OnDevice
 
 
 def unit(n: int, seed: int) -> np.ndarray:
@@ -39,23 +39,6 @@ def test_equal_vectors_have_equal_scores() -> None:
     scores, rows = OnDevice(index, "cpu").search(unit(3, 1), 30)
     np.testing.assert_allclose(scores, kinds.search_all(index, unit(3, 1), 30)[0], atol=1e-6)
     assert all(len(set(each)) == 30 for each in rows.tolist())
-
-
-def test_ground_truth(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(on_device, "CHUNK_ROWS", 70)
-    vectors, queries = unit(200, 0), unit(5, 1)
-    for k in (11, 500):
-        expected = kinds.exact_scores(queries, vectors, k)
-        np.testing.assert_allclose(exact_scores(queries, vectors, k, "cpu"), expected, atol=1e-6)
-
-
-def test_ground_truth_where_there_is_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kinds, "FLAT_ROWS", 100)
-    vectors, queries = unit(200, 0), unit(5, 1)
-    expected = kinds.exact_scores(queries, vectors, 11)
-    for device in ("cpu", "nothing"):  # one that cannot be used
-        monkeypatch.setattr(on_device, "gpu", lambda device=device: device)
-        np.testing.assert_allclose(kinds.exact_scores(queries, vectors, 11), expected, atol=1e-6)
 
 
 def test_a_collection_that_is_held(

@@ -102,3 +102,13 @@ def test_columns_of_two_types_are_read_as_one(first: pa.DataType, second: pa.Dat
     schemas = [pa.schema([("a", pa.string()), ("b", first)]), pa.schema([("b", second), ("c", pa.bool_())])]
     unified = tables.unify(schemas)
     assert (unified.names, unified.field("b").type) == (["a", "b", "c"], common)
+
+
+def test_whole_numbers_of_any_size_are_read_as_floats(tmp_path: Path) -> None:
+    schema = pa.schema([("id", pa.string()), ("n", pa.int64())])
+    writer = tables.TableWriter(tmp_path / "t.arrow", schema)
+    writer.append(pa.record_batch({"id": ["a", "b"], "n": [2**60 + 1, None]}, schema))
+    writer.close()
+    table = tables.MappedTable(tmp_path / "t.arrow")
+    table.schema = tables.unify([schema, pa.schema([("n", pa.float64())])])
+    assert table.column("n").to_pylist() == table.take([0, 1])["n"].to_pylist() == [2.0**60, None]

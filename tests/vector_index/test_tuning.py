@@ -31,7 +31,7 @@ def test_each_modality_has_a_point_that_reaches_the_target(kind: str, tmp_path: 
         assert [each.ms for each in point.curve] == sorted(each.ms for each in point.curve)
         assert all(stamp.parameters[each] >= value for each, value in point.parameters.items())
         index = kinds.read_index(tmp_path / "i.faiss")
-        [(again, _)] = tuning.recall_curve(index, data, queries[name], steps=[point.parameters])
+        [(again, _)] = tuning.recall_curve(index, data, queries[name], Target(), steps=[point.parameters])
         assert again.recall_at_10 == point.recall_at_10
 
 
@@ -40,17 +40,18 @@ def test_a_query_is_not_credited_with_finding_itself(tmp_path: Path) -> None:
     kind, rows = "IVF64,Flat", np.arange(200)
     build_index(kind, data, {}, Target(), tmp_path / "i.faiss")
     index = kinds.read_index(tmp_path / "i.faiss")
-    with_self = next(tuning.recall_curve(index, data, Queries(data[:200])))[0].recall_at_10
-    without = next(tuning.recall_curve(index, data, Queries(data[:200], rows)))[0].recall_at_10
+    with_self = next(tuning.recall_curve(index, data, Queries(data[:200]), Target()))[0].recall_at_10
+    without = next(tuning.recall_curve(index, data, Queries(data[:200], rows), Target()))[0].recall_at_10
     assert without < with_self - 0.02
 
 
-def test_nothing_is_measured_beyond_what_is_enough(tmp_path: Path) -> None:
+def test_nothing_is_measured_beyond_what_is_enough(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     data = vectors(2_000)
     build_index("IVF32,PQ8x4fs,Refine(SQfp16)", data, {}, Target(), tmp_path / "i.faiss")
     index, queries = kinds.read_index(tmp_path / "i.faiss"), Queries(data[:60])
+    monkeypatch.setattr(tuning, "ENOUGH", 0.7)
     for enough in (0.7, 0.9):
-        *before, last = (point.recall_at_10 for point, _ in tuning.recall_curve(index, data, queries, enough=enough))
+        *before, last = (point.recall_at_10 for point, _ in tuning.recall_curve(index, data, queries, Target(enough)))
         assert max(before) < enough <= last
 
 

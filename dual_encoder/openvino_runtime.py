@@ -8,7 +8,7 @@ import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -92,11 +92,9 @@ class OpenVinoRuntime:
             "NUM_STREAMS": str(self.streams),
             "INFERENCE_NUM_THREADS": str(threads),
         }
-        at_work = _AtWork()
         self._text, self._image = (
-            _Tower(path, options, self.streams, at_work, _kept(path, files, options), verify) for path in paths
+            _Tower(path, options, self.streams, _kept(path, files, options), verify) for path in paths
         )
-        self._image.lone = True
         self._texts = TextTower(self._text, context_length, end_of_text)
 
     def compile(self) -> None:
@@ -136,42 +134,13 @@ def no_int8(directory: Path) -> ModelError:
     return ModelError(f"precision int8: {directory} has no 8-bit towers; {how}")
 
 
-class _AtWork:
-    """How many calls both towers are at."""
-
-    def __init__(self) -> None:
-        self._lock, self._calls = threading.Lock(), 0
-
-    @contextmanager
-    def call(self) -> Iterator[bool]:
-        """Whether there was no other as this one began: of those there is never more than one."""
-        with self._lock:
-            self._calls += 1
-            alone = self._calls == 1
-        try:
-            yield alone
-        finally:
-            with self._lock:
-                self._calls -= 1
-
-
 class _Tower:
     """One ONNX file, compiled on first use; called from as many threads as there are streams."""
 
-    lone = False  # whether one item that comes while nothing else is at work gets every core, by a copy of its own
-
     def __init__(
-        self,
-        path: Path,
-        options: dict[str, str],
-        streams: int,
-        at_work: _AtWork,
-        kept: Compiled | None = None,
-        verify: bool = True,
+        self, path: Path, options: dict[str, str], streams: int, kept: Compiled | None = None, verify: bool = True
     ) -> None:
         self._path, self._options, self._streams, self._kept, self._verify = path, options, streams, kept, verify
-        self._at_work = at_work
-        self._wide: Any = None
         self._lock = threading.Lock()
         self._blob: mmap.mmap | None = None  # where weights are read from
         self._idle: LifoQueue[Any] | None = None
@@ -224,25 +193,11 @@ class _Tower:
 
     def _infer(self, inputs: Inputs) -> NDArray[np.float32]:
         idle = self._idle or self.compile()
-        with self._at_work.call() as alone:
-            if os.environ.get("LONE","1")=="1" and alone and self.lone and len(inputs[0]) == 1 and self._blob is not None and self._streams > 1:
-                return _features(self._on_all_cores(self._blob), inputs)
-            request = idle.get()
-            try:
-                return _features(request, inputs)
-            finally:
-                idle.put(request)
-
-    def _on_all_cores(self, blob: mmap.mmap) -> Any:
-        """A request of a copy with one stream, made when it is first needed; for the one call that is alone."""
-        if self._wide is None:
-            options = {**self._options, "NUM_STREAMS": "1"}
-            self._wide = core().import_model(_tensor(blob), "CPU", options).create_infer_request()
-        return self._wide
-
-
-def _features(request: Any, inputs: Inputs) -> NDArray[np.float32]:
-    return np.array(request.infer(inputs)[0], dtype=np.float32)
+        request = idle.get()
+        try:
+            return np.array(request.infer(inputs)[0], dtype=np.float32)
+        finally:
+            idle.put(request)
 
 
 def _tensor(blob: mmap.mmap) -> Any:

@@ -48,7 +48,7 @@ def test_a_tower_that_could_not_be_readied_says_so_each_time(monkeypatch: pytest
             raise RuntimeError("out of memory")
 
     monkeypatch.setattr(openvino_runtime, "core", Core)
-    tower = openvino_runtime._Tower(Path("text.onnx"), {}, 1, openvino_runtime._AtWork())
+    tower = openvino_runtime._Tower(Path("text.onnx"), {}, 1)
     for _ in range(2):
         with pytest.raises(ModelError, match=r"text\.onnx: OpenVINO cannot load the model: out of memory"):
             tower.compile()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import io
 import mmap
 import os
 import threading
@@ -179,9 +180,13 @@ class _Tower:
         if self._options.get("INFERENCE_PRECISION_HINT") == "bf16":
             round_weights(model)
         compiled = core().compile_model(model, "CPU", self._options)
-        if not self._kept or not (blob := self._kept.keep(compiled.export_model().getbuffer())):
+        if not self._kept:
             return compiled
-        del model, compiled
+        written = io.BytesIO()
+        compiled.export_model(written)
+        if not (blob := self._kept.keep(written.getbuffer())):
+            return compiled
+        del model, compiled, written
         taken = self._take(blob)  # whose weights the system may drop and read again
         _give_back()
         return taken

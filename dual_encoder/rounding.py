@@ -25,8 +25,8 @@ def round_weights(model: Any) -> None:
         for place in node.inputs():
             source = place.get_source_output().get_node()
             constant = source
-            if source.get_type_name() == "Convert":  # from float16, which a small export keeps
-                constant = source.input_value(0).get_node()
+            if source.get_type_name() == "Convert" and node.get_type_name() == "MatMul":
+                constant = source.input_value(0).get_node()  # float16, in which an export is kept that is exact so
             if constant.get_type_name() != "Constant" or source.get_element_type() != openvino.Type.f32:
                 continue
             values = constant.get_data()

@@ -63,6 +63,14 @@ def test_figures_by_hand() -> None:
     ]
 
 
+def test_one_vector_for_all_classes_names_none() -> None:
+    vectors = np.random.default_rng(0).normal(size=(2, 512)).astype(np.float32)
+    image, name = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    labels = np.arange(1717) % 17
+    figures = classify(np.tile(image, (1717, 1)), labels, np.tile(name, (17, 1)), [str(n) for n in range(17)])
+    assert figures["top5"] == 0  # though a product of matrices rounds its last columns otherwise
+
+
 def test_the_bundled_model_names_colours_of_single_shapes(tmp_path: Path, encoder: DualEncoder) -> None:
     from training.scenes import draw, scenes
 

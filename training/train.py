@@ -17,7 +17,7 @@ from training.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
 from training.config import TrainConfig
 from training.distributed import Processes, join, leave
 from training.model import Student, TrainingError, merged, new_student, parameter_groups, save_model, set_training
-from training.pairs import DataError, PairDataset, batches, read_pairs
+from training.pairs import DataError, PairDataset, Pairs, batches, read_pairs
 from training.step import Batch, Collate, Step
 
 if TYPE_CHECKING:
@@ -93,6 +93,7 @@ def _train(
 
     if config.batch_size % processes.size:
         raise TrainingError(f"batch_size {config.batch_size} does not divide among {processes.size} processes")
+    pairs = read_pairs(config.data)
     torch.manual_seed(config.seed)
     student = new_student(config)
     model = student.model.to(device, memory_format=torch.channels_last)
@@ -112,13 +113,13 @@ def _train(
     checkpoint = config.out / CHECKPOINT
     parts = {"model": model, "optimiser": optimiser, "head": step.head, "average": average}
     wanted = [{name: group[name] for name in ("weight_decay", "scale")} for group in groups]
-    done = _restore(checkpoint, config, student, parts) if checkpoint.exists() else 0
+    done = _restore(checkpoint, config, student, len(pairs), parts) if checkpoint.exists() else 0
     for group, now in zip(optimiser.param_groups, wanted, strict=True):
         group.update(now)  # not as the checkpoint has them
     leader = processes.rank == 0
     board = _board(config.out, done) if leader else None
 
-    stream = iter(_loader(config, processes, student, teacher, device, start=done))
+    stream = iter(_loader(config, pairs, processes, student, teacher, device, start=done))
     validate = _validation(config, student, device) if leader and config.validation else None
     set_training(model)
     values: list[dict[str, float]] = []
@@ -149,8 +150,8 @@ def _train(
         last = done == config.steps
         if leader and (done % config.checkpoint_every == 0 or last):
             state = {name: part.state_dict() for name, part in parts.items() if part is not None}
-            kept = {"step": done, "architecture": student.architecture, "recipe": _recipe(config)}
-            save_checkpoint(checkpoint, {**kept, **state})
+            facts = {"step": done, "architecture": student.architecture, "recipe": _recipe(config), "pairs": len(pairs)}
+            save_checkpoint(checkpoint, {**facts, **state})
         judged = None
         if validate and (done % config.validate_every == 0 or last):
             judged = validate(average.module if average is not None else model)
@@ -171,16 +172,16 @@ def _train(
     if not leader:
         return config.out / "model"
     best = average.module if average is not None else model
-    out, made = config.out / "model", _made(config, processes, device)
+    out, made = config.out / "model", _made(config, len(pairs), processes, device)
     return save_model(merged(best), student.architecture, student.preprocess, student.tokenizer, out, made)
 
 
-def _made(config: TrainConfig, processes: Processes, device: torch.device) -> dict[str, Any]:
+def _made(config: TrainConfig, pairs: int, processes: Processes, device: torch.device) -> dict[str, Any]:
     """What a model's card tells of its training; folders by their names alone, which is all that others can use."""
     import torch
 
     return {
-        "pairs": len(read_pairs(config.data)),
+        "pairs": pairs,
         "processes": processes.size,
         "device": device.type,
         "torch": torch.__version__,
@@ -214,11 +215,11 @@ def _teacher(config: TrainConfig, device: torch.device) -> Any:
 
 
 def _loader(
-    config: TrainConfig, processes: Processes, student: Student, teacher: Any, device: torch.device, start: int
-) -> Any:
+    config: TrainConfig, pairs: Pairs, processes: Processes, student: Student, teacher: Any, device: torch.device,
+    start: int,
+) -> Any:  # fmt: skip
     from torch.utils.data import DataLoader
 
-    pairs = read_pairs(config.data)
     share = processes.share(config.batch_size)
     dataset = PairDataset(
         pairs, student.preprocess, captions=config.captions_per_image, negatives=config.negatives_per_image,
@@ -254,11 +255,13 @@ def _schedule(step: int, warmup: int, steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
-def _restore(path: Path, config: TrainConfig, student: Student, parts: dict[str, Any]) -> int:
+def _restore(path: Path, config: TrainConfig, student: Student, pairs: int, parts: dict[str, Any]) -> int:
     state = load_checkpoint(path, student.architecture)
     now, before = _recipe(config), state.get("recipe", {})
     if other := [name for name in _FIXED if name in before and before[name] != now[name]]:
         raise TrainingError(f"{path} was written with other {', '.join(other)}: choose another `out` or remove it")
+    if (had := state.get("pairs", pairs)) != pairs:
+        raise TrainingError(f"{path} was written with {had:,} pairs, not {pairs:,}: choose another `out` or remove it")
     try:
         for name, part in parts.items():
             if part is not None:

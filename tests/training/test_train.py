@@ -188,6 +188,18 @@ def test_another_architecture_is_refused(tmp_path: Path, recipe: Recipe) -> None
         train(read_config(path))
 
 
+def test_data_that_have_grown_are_refused(tmp_path: Path, config: Config, data: Path) -> None:
+    """The same seed would give other batches."""
+    rows = (data / "captions.jsonl").read_text("utf-8").replace('"images/', f'"{data}/images/').splitlines()
+    table = tmp_path / "table.jsonl"
+    table.write_text("\n".join(rows[:16]), "utf-8")
+    settings = config(steps=1, data=str(table))
+    train(settings)
+    table.write_text("\n".join(rows[:17]), "utf-8")
+    with pytest.raises(TrainingError, match=r"checkpoint\.pt was written with 16 pairs, not 17"):
+        train(settings.model_copy(update={"steps": 2}))
+
+
 def test_fewer_steps_than_are_done_are_refused(config: Config) -> None:
     """The card would tell of a shorter run than the model had."""
     settings = config(steps=2)

@@ -135,6 +135,8 @@ def _reader(path: str | Path) -> Callable[[], Iterator[dict[str, Any]]]:
             yield from read(copy.name if copy else str(path))
         except OSError as error:
             raise SourceError(f"{path}: {error.strerror or error}") from None
+        except UnicodeDecodeError:
+            raise SourceError(f"{path}: not in UTF-8: save it so") from None
         except ValueError as error:
             raise SourceError(f"{path}{error}" if isinstance(error, _Broken) else f"{path}: {error}") from None
 

@@ -64,7 +64,7 @@ def test_a_missing_image_column_names_those_there_are(tmp_path: Path) -> None:
         ("t.jsonl", b"{", "line 1: not JSON"),
         ("t.jsonl", b"[1]", "line 1: not a JSON object"),
         ("t.jsonl", b'{"image": ' + b"[" * 100_000, "line 1: not JSON"),
-        ("t.csv", b"image\n\xff\xfe\n", "decode"),
+        ("t.csv", b"image\n\xff\xfe\n", "not in UTF-8"),
         ("t.csv", b"image,caption\na.png,one,\na.png,a star, on blue\n", "line 3: more fields than columns"),
         ("t.csv", b'image,caption\na.png,one\nb.png,"two\nc.png,three\n', "line 3: unexpected end of data; a text"),
         ("t.csv", b'image,caption\na.png,"one\nb.png,"two"\nc.png,three\n', "line 2: .* expected after"),

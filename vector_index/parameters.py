@@ -48,8 +48,8 @@ def at_depth(chosen: Parameters, asked: Parameters, k: int, rows: int, nlist: in
     """Return the parameters of a search for the best `k` of `rows`.
 
     What was `chosen` at k = 10 is widened where more is wanted: a graph keeps k candidates, a refinement compares at
-    least four times as many as are returned, and the lists visited hold, on the average, four times as many rows, or twice
-    as many as are compared. What is `asked` for counts as it is.
+    least four times as many as are returned, and the lists visited hold, on the average, four times as many rows as are
+    returned, or twice as many as are compared. What is `asked` for counts as it is.
     """
     parameters = {**chosen, **asked}
     if "efSearch" in parameters:

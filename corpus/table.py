@@ -210,7 +210,7 @@ def _read_parquet(warn: Callable[[str], None], path: str) -> Iterator[dict[str, 
             schema = file.schema_arrow
             _check_names(schema.names)
             # Metadata cannot hold them, and a batch of pictures may be gigabytes.
-            left_out = [column.name for column in schema if column.name not in _SPECIAL and _has_bytes(column.type)]
+            left_out = [column.name for column in schema if column.name not in _SPECIAL and has_bytes(column.type)]
             if left_out:
                 warn(f"columns of bytes are left out: {', '.join(left_out)}")
             for batch in file.iter_batches(1024, columns=[name for name in schema.names if name not in left_out]):
@@ -219,11 +219,12 @@ def _read_parquet(warn: Callable[[str], None], path: str) -> Iterator[dict[str, 
         raise _Broken(f": not a Parquet table: {error}") from None
 
 
-def _has_bytes(kind: Any) -> bool:
+def has_bytes(kind: Any) -> bool:
+    """Whether values of this Arrow type are bytes or hold some."""
     import pyarrow as pa
 
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
     if pa.types.is_nested(kind):
-        return any(_has_bytes(kind.field(number).type) for number in range(kind.num_fields))
+        return any(has_bytes(kind.field(number).type) for number in range(kind.num_fields))
     return str(kind).removeprefix("large_").startswith(("binary", "fixed_size_binary"))

@@ -77,13 +77,13 @@ def cut(texts: list[str]) -> list[list[str]]:
 
 
 class Engine(ABC):
-    """Makes parts of records, with the model that these four tell of."""
+    """Makes parts of records, with the model that these tell of."""
 
     reference: str
     fingerprint: str
     dim: int
     arithmetic: str  # runtime, precision and decoder: vectors of two differ a little
-    batch = 32  # pictures encoded together, where nobody says how many
+    batch: int  # pictures encoded together, where nobody says how many
     encoder: Encoder | None = None  # where there is one in this process
 
     @abstractmethod

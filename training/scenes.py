@@ -504,6 +504,7 @@ def write_scenes(
         raise ValueError(f"count must be at least 1, not {count}")
     out.mkdir(parents=True, exist_ok=True)
     table, unfinished = out / "captions.jsonl", out / "captions.jsonl.tmp"
+    table.unlink(missing_ok=True)  # it would tell of other pictures
     stream = scenes(count, seed, split)
     done = 0
     with unfinished.open("w", encoding="utf-8") as rows, _pool(workers) as pool:

@@ -139,10 +139,7 @@ class Collection:
         found = []
         for segment, start in zip(self.segments, self._starts, strict=False):
             selection = segment.select(where)
-            rows = np.arange(len(segment), dtype=np.int64)
-            if selection is not None:
-                rows = rows[np.unpackbits(selection.bits, count=len(segment), bitorder="little").astype(np.bool_)]
-            found.append(rows + start)
+            found.append(start + (np.arange(len(segment)) if selection is None else selection.rows))
         return np.concatenate(found)
 
     def take(self, rows: tables.Rows, columns: list[str] | None = None) -> pa.Table:
@@ -210,8 +207,7 @@ class Collection:
             selection = segment.select(where)
             values = segment.table.column(column)
             if selection is not None:
-                bits = np.unpackbits(selection.bits, count=len(segment), bitorder="little")
-                values = values.filter(pa.array(bits.astype(np.bool_)))
+                values = values.filter(selection.mask(len(segment)))
             if pa.types.is_list(values.type):
                 values = _once_a_row(values)
             if pa.types.is_nested(values.type):

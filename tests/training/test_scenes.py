@@ -71,6 +71,13 @@ def test_files(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r"x|fr|0"):
             write_scenes(tmp_path, **{"count": 1, "seed": 0, **wrong})  # type: ignore[arg-type]
 
+    def stop(_: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_scenes(tmp_path, 12, 1, on_progress=stop)
+    assert not table.exists()  # the old one would tell of other pictures
+
 
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_mentions_are_short_and_shared(language: str) -> None:

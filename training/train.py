@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dual_encoder.files import locked
+from training.batch import Batch, Collate
 from training.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
 from training.config import TrainConfig
 from training.distributed import Processes, join, leave
 from training.model import Student, TrainingError, merged, new_student, parameter_groups, save_model, set_training
 from training.pairs import DataError, PairDataset, Pairs, batches, read_pairs
-from training.step import Batch, Collate, Step
+from training.step import Step
 
 if TYPE_CHECKING:
     import torch

@@ -301,9 +301,9 @@ def _has(snapshot: Any, id: str) -> bool:
         return False
 
 
-def faults(scenario: Scenario, points: int | None, seed: int) -> Iterator[tuple[str, Fault]]:
+def faults(scenario: Scenario, points: int | None, seed: int, only: str | None = None) -> Iterator[tuple[str, Fault]]:
     """`points` of: every call of every command (300 of them, where there are more), killed and with a full disk, and
-    half as many random times. The commands take turns.
+    half as many random times. The commands take turns, or there is `only` one.
     """
     chance = random.Random(seed)
     turns = []
@@ -311,7 +311,7 @@ def faults(scenario: Scenario, points: int | None, seed: int) -> Iterator[tuple[
         tried = [Fault(call=call, full=full) for call in _some(calls, chance) for full in (False, True)]
         tried += [Fault(seconds=chance.uniform(0, scenario.seconds[name])) for _ in range(len(tried) // 2)]
         chance.shuffle(tried)
-        turns.append([(name, fault) for fault in tried])
+        turns.append([(name, fault) for fault in tried if only in (None, name)])
     every = [each for turn in itertools.zip_longest(*turns) for each in turn if each is not None]
     yield from every[:points]
 
@@ -323,6 +323,7 @@ def _some(calls: int, chance: random.Random) -> list[int]:
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--of", choices=["index", "model", "files"], default="index", help="what is built, or damaged")
+    options.add_argument("--only", help="this command of those that are struck, such as build or export")
     options.add_argument("--points", type=int, help="of all that there are")
     options.add_argument("--seed", type=int, default=0)
     given = options.parse_args()
@@ -341,8 +342,10 @@ def main() -> None:
             scenario = Modelling(Path(folder))
         else:
             scenario = Indexing(Path(folder))
+        if given.only not in (None, *scenario.commands):
+            options.error(f"--only {given.only}: choose from {', '.join(scenario.commands)}")
         tried = struck = wrong = 0
-        for name, fault in faults(scenario, given.points, given.seed):
+        for name, fault in faults(scenario, given.points, given.seed, given.only):
             hit, problem = scenario.check(name, fault)
             tried, struck = tried + 1, struck + hit
             if problem:

@@ -24,8 +24,14 @@ class Modelling(Scenario):
 
     def prepare(self) -> None:
         os.environ["OMP_NUM_THREADS"] = "1"
-        import open_clip  # noqa: F401  # now, and not in every child
+        # Now, and not in every child:
+        import onnxscript  # noqa: F401
+        import open_clip  # noqa: F401
+        import openvino  # noqa: F401
+        import pandas  # noqa: F401  # pyarrow's
         import torch
+        import torch.onnx._internal.exporter._core
+        import torch.utils.tensorboard
 
         import dual_encoder.export
         import training.train

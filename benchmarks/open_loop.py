@@ -27,8 +27,9 @@ class Request(bytes):
 class Outcome:
     """Latencies in seconds by status, from when each was sent.
 
-    `late` is how much later than due that was, at worst, and `after` how long after the last one all were answered.
-    `good` counts answers of status 200 by kind of request; `processor` are seconds that the generator itself took.
+    `seconds` are from the first request to the last answer; `late` is how much later than due one was sent, at worst,
+    and `after` how long after the last one all were answered. `good` counts answers of status 200 by kind of request;
+    `processor` are seconds that the generator itself took.
     """
 
     seconds: float = 0.0
@@ -150,7 +151,7 @@ async def offer(
     clients: Clients, pick: Pick, rate: float, seconds: float, *, leaving: float = 0.0, seed: int = 0
 ) -> Outcome:
     """Open loop: `rate` requests a second at random (Poisson) times; a share `leaving` of clients goes half-way."""
-    chance, outcome = random.Random(seed), Outcome(seconds)
+    chance, outcome = random.Random(seed), Outcome()
     running: set[asyncio.Task[None]] = set()
     began = due = time.perf_counter()
     processor = time.process_time()
@@ -170,25 +171,27 @@ async def offer(
         running.add(task)
         task.add_done_callback(running.discard)
     ended = time.perf_counter()
-    outcome.processor = time.process_time() - processor
     if running:
         await asyncio.wait(running)
+    outcome.processor = time.process_time() - processor
     outcome.after = time.perf_counter() - ended
+    outcome.seconds = time.perf_counter() - began
     return outcome
 
 
 async def drive(clients: Clients, pick: Pick, number: int, seconds: float, seed: int = 0) -> Outcome:
     """Closed loop: each of `number` clients sends its next request once it has an answer."""
-    outcome, until, processor = Outcome(seconds), time.perf_counter() + seconds, time.process_time()
+    outcome, start, processor = Outcome(), time.perf_counter(), time.process_time()
 
     async def one(which: int) -> None:
         chance = random.Random(f"{seed} {which}")
-        while (began := time.perf_counter()) < until:
+        while (began := time.perf_counter()) < start + seconds:
             request = pick(chance)
             outcome.note(request, await clients.ask(request), time.perf_counter() - began)
 
     await asyncio.gather(*map(one, range(number)))
     outcome.processor = time.process_time() - processor
+    outcome.seconds = time.perf_counter() - start
     return outcome
 
 

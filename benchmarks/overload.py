@@ -1,9 +1,12 @@
 """Three times as many requests as the service can answer: how much of its capacity is left, and what it costs.
 
-Capacity is what a closed loop of 32 clients gets. Then requests come in an open loop (random times, answers or not) at
-three times that rate, each with a deadline; then the same with clients of whom half leave half-way. A picture is as
-dear as several texts, and they take turns: of both mixed, goodput is compared as work, each kind with what a closed
-loop of it alone gets. The load generator takes a part of the same cores, more in the overload (`generator_cores`).
+Capacity is what a closed loop of 32 clients gets of the same load. Then requests come in an open loop (random times,
+answers or not) at three times that rate, each with a deadline; then the same with clients of whom half leave half-way.
+
+A picture is as dear as several texts, and they take turns, so that in an overload of both more of what is answered are
+pictures. Answers are therefore counted as work, each kind by what a closed loop of it alone gets: `of_alone` is 1 where
+all of the service is used as well as by one kind. `of_capacity` is that, of the capacity's, and `per_core_of_capacity`
+the same for each core that the service got: the load generator takes a part of them, more in the overload.
 
 Goals: goodput at least 0.9 of capacity, p99 of what is admitted within the deadline, memory flat, idle again in 2 s.
 """
@@ -80,46 +83,50 @@ async def _measure(
     clients = Clients(service.port)
     await drive(clients, pick, 32, 5)  # warms up, and teaches the service what its work costs
     idle = await _idle_ms(clients, pick)
-    capacity = await drive(clients, pick, 32, min(20.0, given.seconds))
-    most = capacity.per_second()
+    began = service.processor
+    load = await drive(clients, pick, 32, min(20.0, given.seconds))
+    most = load.per_second()
     if name in KINDS:
         alone[name] = most
     if name not in given.loads:
         clients.close()
         return []
-    rows = [_row(name, "capacity, 32 clients", service, capacity, alone, None)]
+    capacity = _row(name, "capacity, 32 clients", service, load, alone, service.processor - began)
+    rows = [capacity]
     for what, leaving in (("overload", 0.0), ("overload, half leave", 0.5)):
-        before = held(service)
-        load = await offer(
-            clients, pick, given.times * most, given.seconds if not leaving else min(given.seconds, 60), leaving=leaving
-        )
-        recovered = load.after + await _recovery(clients, pick, idle)
+        before, began = held(service), service.processor
+        rate, seconds = given.times * most, given.seconds if not leaving else min(given.seconds, 60)
+        load = await offer(clients, pick, rate, seconds, leaving=leaving)
+        row = _row(name, what, service, load, alone, service.processor - began)
+        row["of_capacity"] = row["of_alone"] / capacity["of_alone"]
+        row["per_core_of_capacity"] = row["of_capacity"] / (row["service_cores"] / capacity["service_cores"])
+        row |= {"offered_per_s": rate, "recovery_s": load.after + await _recovery(clients, pick, idle)}
         await asyncio.sleep(1)
-        rows.append({**_row(name, what, service, load, alone, given.times * most), "recovery_s": recovered})
-        rows[-1] |= {f"{key}_before": value for key, value in before.items()} | {"queued_after_s": queued(service)}
+        row |= {f"{key}_before": value for key, value in before.items()} | held(service)
+        rows.append(row | {"queued_after_s": queued(service)})
         print(rows[-1], flush=True)
     clients.close()
     return rows
 
 
 def _row(
-    name: str, what: str, service: Service, load: Outcome, alone: dict[str, float], offered: float | None
+    name: str, what: str, service: Service, load: Outcome, alone: dict[str, float], processor: float
 ) -> dict[str, Any]:
-    stayed = load.count(200)
+    """`processor` are the seconds that the service computed meanwhile."""
     return {
         "load": name,
         "what": what,
         "seconds": load.seconds,
-        "offered_per_s": offered,
         "good_per_s": load.per_second(),
         **{f"good_{kind}_per_s": load.good[kind] / load.seconds for kind in load.good},
-        "of_capacity": sum(count / load.seconds / alone[kind] for kind, count in load.good.items()),
+        "of_alone": sum(count / load.seconds / alone[kind] for kind, count in load.good.items()),
+        "service_cores": processor / load.seconds,
         "generator_cores": load.processor / load.seconds,
         "p50_ms": load.percentile_ms(50),
         "p99_ms": load.percentile_ms(99),
         "refused_p50_ms": load.percentile_ms(50, 503),
         "refused_p99_ms": load.percentile_ms(99, 503),
-        "answered": stayed,
+        "answered": load.count(200),
         "generator_late_s": load.late,
         "statuses": load.statuses,
         **held(service),

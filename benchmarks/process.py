@@ -11,7 +11,7 @@ import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 
 def free_port() -> int:
@@ -77,24 +77,24 @@ class Service:
         whole = psutil.Process(self.process.pid)
         return sum(each.memory_info().rss for each in (whole, *whole.children(recursive=True)))
 
-    def settle(self, patience: float = 60) -> None:
-        """Wait until it has finished what clients no longer wait for: less than a third of a core for half a second."""
+    @property
+    def processor(self) -> float:
+        """Seconds that the process and its children have computed."""
         import psutil
 
         whole = psutil.Process(self.process.pid)
+        times = [each.cpu_times() for each in (whole, *whole.children(recursive=True))]
+        return float(sum(each.user + each.system for each in times))
+
+    def settle(self, patience: float = 60) -> None:
+        """Wait until it has finished what clients no longer wait for: less than a third of a core for half a second."""
         until = time.perf_counter() + patience
         while time.perf_counter() < until:
-            running = [whole, *whole.children(recursive=True)]
-            before = sum(_cpu(each) for each in running)
+            before = self.processor
             time.sleep(0.5)
-            if sum(_cpu(each) for each in running) - before < 0.17:
+            if self.processor - before < 0.17:
                 return
 
     def get(self, path: str) -> bytes:
         with urllib.request.urlopen(self.base + path, timeout=30) as answer:
             return answer.read()  # type: ignore[no-any-return]
-
-
-def _cpu(process: Any) -> float:
-    times = process.cpu_times()
-    return float(times.user + times.system)

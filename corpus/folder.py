@@ -18,6 +18,7 @@ SUFFIXES = frozenset(
         ".jp2", ".j2k", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".ico",
     }
 )  # fmt: skip
+_LISTED = SUFFIXES | {".heic", ".heif"}  # as telephones write them: not read here, which is to be said of each
 
 
 log = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ def open_remote_folder(
     root: str, files: Sequence[tuple[str, str]], captions: dict[str, tuple[str, ...]] | None = None
 ) -> Source:
     """As `open_folder`, at an address whose `files` are (name, stamp), as of `remote.walk`."""
-    found = [(name, stamp) for name, stamp in files if os.path.splitext(name)[1].lower() in SUFFIXES]
+    found = [(name, stamp) for name, stamp in files if os.path.splitext(name)[1].lower() in _LISTED]
 
     def records() -> Iterator[Record]:
         for name, stamp in found:
@@ -101,7 +102,7 @@ def _entries(root: Path, folder: str) -> Iterator[str]:
             if _is_folder(entry):
                 if not entry.is_symlink():
                     found.append(f"{folder}{entry.name}/")
-            elif os.path.splitext(entry.name)[1].lower() in SUFFIXES and not (
+            elif os.path.splitext(entry.name)[1].lower() in _LISTED and not (
                 # Not Path.resolve: before Python 3.13 it fails on a link that leads to itself.
                 entry.is_symlink() and not Path(os.path.realpath(entry.path)).is_relative_to(root)
             ):

@@ -8,7 +8,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
@@ -117,12 +117,16 @@ def _address(root: str, uri: str) -> str:
 
 
 def _reader(path: str | Path) -> Callable[[], Iterator[dict[str, Any]]]:
+    @cache
+    def warn(what: str) -> None:  # once, however often the table is read
+        log.warning("%s: %s", path, what)
+
     readers: dict[str, Callable[[str], Iterator[dict[str, Any]]]] = {
         ".csv": partial(_read_csv, ","),
         ".tsv": partial(_read_csv, "\t"),
         ".jsonl": _read_jsonl,
         ".ndjson": _read_jsonl,
-        ".parquet": _read_parquet,
+        ".parquet": partial(_read_parquet, warn),
     }
     elsewhere = remote.is_remote(str(path))
     read = readers.get(Path(remote.split(str(path))[1] if elsewhere else path).suffix.lower())
@@ -135,6 +139,8 @@ def _reader(path: str | Path) -> Callable[[], Iterator[dict[str, Any]]]:
             yield from read(copy.name if copy else str(path))
         except OSError as error:
             raise SourceError(f"{path}: {error.strerror or error}") from None
+        except UnicodeDecodeError:
+            raise SourceError(f"{path}: not in UTF-8: save it so") from None
         except ValueError as error:
             raise SourceError(f"{path}{error}" if isinstance(error, _Broken) else f"{path}: {error}") from None
 
@@ -195,7 +201,7 @@ def _read_jsonl(path: str) -> Iterator[dict[str, Any]]:
             yield row
 
 
-def _read_parquet(path: str) -> Iterator[dict[str, Any]]:
+def _read_parquet(warn: Callable[[str], None], path: str) -> Iterator[dict[str, Any]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -204,20 +210,21 @@ def _read_parquet(path: str) -> Iterator[dict[str, Any]]:
             schema = file.schema_arrow
             _check_names(schema.names)
             # Metadata cannot hold them, and a batch of pictures may be gigabytes.
-            left_out = [column.name for column in schema if column.name not in _SPECIAL and _has_bytes(column.type)]
+            left_out = [column.name for column in schema if column.name not in _SPECIAL and has_bytes(column.type)]
             if left_out:
-                log.warning("%s: columns of bytes are left out: %s", path, ", ".join(left_out))
+                warn(f"columns of bytes are left out: {', '.join(left_out)}")
             for batch in file.iter_batches(1024, columns=[name for name in schema.names if name not in left_out]):
                 yield from batch.to_pylist()
     except pa.ArrowException as error:
         raise _Broken(f": not a Parquet table: {error}") from None
 
 
-def _has_bytes(kind: Any) -> bool:
+def has_bytes(kind: Any) -> bool:
+    """Whether values of this Arrow type are bytes or hold some."""
     import pyarrow as pa
 
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
     if pa.types.is_nested(kind):
-        return any(_has_bytes(kind.field(number).type) for number in range(kind.num_fields))
+        return any(has_bytes(kind.field(number).type) for number in range(kind.num_fields))
     return str(kind).removeprefix("large_").startswith(("binary", "fixed_size_binary"))

@@ -23,6 +23,7 @@ from indexer.parts import Workbench, unpack
 from indexer.queries import bundled_queries
 from indexer.rows import Row, stamp
 from vector_index import IndexDirectory, ModelStamp, SnapshotWriter
+from vector_index.kinds import check_index_type
 
 
 @dataclass(frozen=True)
@@ -75,11 +76,13 @@ def build_index(
     `index_type`, `target_recall`, `memory` (bytes) and `target_latency_ms` are those of vector_index.SnapshotWriter; a
     corpus without captions is tuned for texts with the queries of queries.txt.
 
-    Raises SourceError (nothing to index), IndexLocked (another build is at it), EngineError; the old snapshot stays.
+    Raises SourceError (nothing to index), BadIndexType, IndexLocked (another build is at it), EngineError; the old
+    snapshot stays.
     """
     began = time.monotonic()
     engine = encoder if isinstance(encoder, Engine) else LocalEngine(encoder)
     batch_size = batch_size or engine.batch
+    check_index_type(index_type, engine.dim)  # the writer does too, but when all is encoded
     source = open_source(source_path, captions)
     directory = IndexDirectory(out)
     with directory.lock():

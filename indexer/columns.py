@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from corpus.records import captions_of
+from corpus.table import has_bytes
 from indexer.metadata import OWN, column_name
 from vector_index.tables import common_type
 
@@ -117,19 +118,12 @@ def _is_texts(kind: _Type) -> bool:
 
 def _kept(kind: _Type) -> _Type | None:
     """The type that a column has in an index: its own if filters know it, else string; None for bytes."""
-    if _has_bytes(kind):
+    if has_bytes(kind):
         return None
     if pa.types.is_float16(kind):
         return pa.float32()
     is_known = any(is_it(kind) for is_it in (pa.types.is_boolean, pa.types.is_integer, pa.types.is_floating))
     return kind if is_known or pa.types.is_null(kind) else pa.string()
-
-
-def _has_bytes(kind: _Type) -> bool:
-    if pa.types.is_nested(kind):
-        return any(_has_bytes(kind.field(number).type) for number in range(kind.num_fields))
-    is_bytes = pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
-    return bool(is_bytes or pa.types.is_fixed_size_binary(kind))
 
 
 def _as(column: _Array, kind: _Type) -> _Array:

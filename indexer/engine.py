@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from operator import methodcaller
 from queue import SimpleQueue
-from threading import BoundedSemaphore
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -21,7 +20,7 @@ from PIL import Image
 from corpus import Record
 from dual_encoder.cores import cores
 from indexer.ledger import Ledger
-from indexer.rows import Choice, Row, add_texts, new_texts, pack, read_row
+from indexer.rows import Choice, Read, Row, add_texts, new_texts, pack, read_row
 
 if TYPE_CHECKING:
     from dual_encoder.device_jpegs import DeviceJpegs
@@ -78,13 +77,13 @@ def cut(texts: list[str]) -> list[list[str]]:
 
 
 class Engine(ABC):
-    """Makes parts of records, with the model that these four tell of."""
+    """Makes parts of records, with the model that these tell of."""
 
     reference: str
     fingerprint: str
     dim: int
     arithmetic: str  # runtime, precision and decoder: vectors of two differ a little
-    batch = 32  # pictures encoded together, where nobody says how many
+    batch: int  # pictures encoded together, where nobody says how many
     encoder: Encoder | None = None  # where there is one in this process
 
     @abstractmethod
@@ -143,15 +142,17 @@ class LocalEngine(Engine):
         finally:
             self._free.put(encoder)
 
-    def _decoded(
-        self, records: Iterator[Record], job: Job
-    ) -> Generator[tuple[Row, Pixels | None, bytes | None], None, None]:
+    def _decoded(self, records: Iterator[Record], job: Job) -> Generator[Read[Pixels], None, None]:
         size, prepare = self.encoder.image_size, self.encoder.prepare
-        computing = BoundedSemaphore(cores())
+        # Readers wait for files, and then in line for a core: with a semaphore, some waited until all others were done.
+        computing = ThreadPoolExecutor(cores(), thread_name_prefix="decoder")
         readers = ThreadPoolExecutor(_READERS, thread_name_prefix="reader")
 
-        def submit(record: Record) -> Future[tuple[Row, Pixels | None, bytes | None]]:
-            return readers.submit(read_row, record, size, prepare, job.thumbnails, computing, self._decode)
+        def compute(work: Callable[[], Read[Pixels]]) -> Read[Pixels]:
+            return computing.submit(work).result()
+
+        def submit(record: Record) -> Future[Read[Pixels]]:
+            return readers.submit(read_row, record, size, prepare, job.thumbnails, compute, self._decode)
 
         try:
             queue = deque(map(submit, islice(records, job.batch_size * (self._count + 3))))
@@ -161,10 +162,11 @@ class LocalEngine(Engine):
                 yield done
         finally:
             readers.shutdown(cancel_futures=True)  # the web may take its time
+            computing.shutdown()
 
     def _encode(
         self,
-        decoded: Iterable[tuple[Row, Pixels | None, bytes | None]],
+        decoded: Iterable[Read[Pixels]],
         ledger: Ledger,
         job: Job,
         report: Callable[[int], None],

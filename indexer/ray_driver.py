@@ -177,7 +177,7 @@ class _Crew:
         model = (hello.fingerprint, hello.dim, hello.arithmetic)
         if self._model is None:
             self._model = model
-            self._connection.send(("ready", *model, len(self._members)))
+            self._connection.send(("ready", *model, hello.batch, len(self._members)))
         elif model[:2] != self._model[:2]:
             raise Lost(f"on {hello.host} the model {self._options.model} is another one than on the other machines")
         elif model != self._model:

@@ -104,7 +104,7 @@ class RayEngine(Engine):
             self._expect("imported", _IMPORT, "Ray cannot be imported")
             self._expect("connected", connect_timeout, f"no Ray cluster answers at {address}")
             ready = self._expect("ready", patience + 60, "no worker of Ray's starts")
-            self.fingerprint, self.dim, self.arithmetic, self.workers = ready
+            self.fingerprint, self.dim, self.arithmetic, self.batch, self.workers = ready
         except BaseException:
             self._driver.kill()
             self.close()

@@ -30,6 +30,7 @@ class Hello(NamedTuple):
     fingerprint: str = ""
     dim: int = 0
     arithmetic: str = ""
+    batch: int = 0
     error: str = ""
 
 
@@ -70,7 +71,8 @@ class Worker:
                     self._encoder = load_encoder(self._model, **self._options)
                 except (ModelError, OSError, ValueError) as error:
                     return Hello(host, error=str(error))
-            return Hello(host, self._encoder.fingerprint, self._encoder.dim, arithmetic_of(self._encoder))
+            encoder = self._encoder
+            return Hello(host, encoder.fingerprint, encoder.dim, arithmetic_of(encoder), encoder.batch)
 
     def read(self, number: int, packed: bytes, job: Job) -> list[Row]:
         """The rows of part `number`; `packed` is its pickled list of records."""

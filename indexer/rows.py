@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +21,7 @@ UNREADABLE = "cannot be read: "
 
 Row = dict[str, Any]
 T = TypeVar("T")
+Read: TypeAlias = tuple[Row, T | None, bytes | None]  # a row, the picture for the encoder, its thumbnail
 
 
 def read_row(
@@ -29,13 +29,13 @@ def read_row(
     size: tuple[int, int],
     prepare: Callable[[Image.Image], T],
     thumbnails: bool,
-    core: AbstractContextManager[object] = nullcontext(),  # noqa: B008
+    compute: Callable[[Callable[[], Read[T]]], Read[T]] = lambda work: work(),
     decode: Callable[[bytes], tuple[DecodedImage, T] | None] = lambda _: None,
-) -> tuple[Row, T | None, bytes | None]:
+) -> Read[T]:
     """Everything about a record that needs no encoder: its row, what `prepare` makes of the picture, its thumbnail.
 
     `size` is (height, width) in px of what the model sees. A row with a `reject` has neither. Runs on any thread, and
-    holds `core` while it computes, not while it waits for the file. What `decode` gives of a file, perhaps nothing, is
+    has `compute` call what computes, all but waiting for the file. What `decode` gives of a file, perhaps nothing, is
     taken instead of decoding and preparing it here.
     """
     good = [text for text in record.captions if len(text) <= MAX_CAPTION]
@@ -50,11 +50,14 @@ def read_row(
     try:
         data = record.read()
         found = decode(data)
-        with core:
+
+        def work() -> Read[T]:
             decoded = found[0] if found else open_image(data, side_of(size))
-            row |= {"sha256": hashlib.sha256(data).hexdigest(), "width": decoded.width, "height": decoded.height}
+            row.update(sha256=hashlib.sha256(data).hexdigest(), width=decoded.width, height=decoded.height)
             small = thumbnail(decoded.image) if thumbnails else None
             return row, found[1] if found else prepare(decoded.image), small
+
+        return compute(work)
     except OSError as error:
         row["reject"] = f"{UNREADABLE}{error.strerror or error}"
     except MemoryError:

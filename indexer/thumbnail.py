@@ -11,9 +11,10 @@ SIDE = 224  # px, the longer side
 
 def thumbnail(image: Image.Image) -> bytes:
     """An RGB picture -> WebP bytes, never enlarged."""
-    small = image.copy()
+    scale = min(1, SIDE / max(image.size))
+    size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
     # Averaged over whole pixels first, then resampled: WebP costs the picture far more than that.
-    small.thumbnail((SIDE, SIDE), Image.Resampling.BICUBIC, reducing_gap=1.4)
+    small = image.resize(size, Image.Resampling.BICUBIC, reducing_gap=1.4)
     out = io.BytesIO()
     small.save(out, "WEBP", quality=75, method=2)
     return out.getvalue()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -73,8 +74,8 @@ class TrainConfig(BaseModel):
         for name, weight in weights.items():
             if name not in OBJECTIVES:
                 raise ValueError(f"unknown objective {name!r}; choose from {', '.join(OBJECTIVES)}")
-            if not weight > 0:
-                raise ValueError(f"the weight of {name} must be above 0, not {weight}")
+            if not 0 < weight < math.inf:
+                raise ValueError(f"the weight of {name} must be above 0, and finite, not {weight}")
         if not weights:
             raise ValueError(f"at least one of {', '.join(OBJECTIVES)} is needed")
         return weights
@@ -137,6 +138,6 @@ def read_config(path: Path, changes: Sequence[str] = ()) -> TrainConfig:
         found["validation"] = base / config.validation
     for name in ("model", "teacher"):  # a reference, or something that lies beside the recipe
         value = getattr(config, name)
-        if value and (base / value).exists():
+        if value and value != "tiny" and (base / value).exists():
             found[name] = str(base / value)
     return config.model_copy(update=found)

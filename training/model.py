@@ -201,8 +201,8 @@ def merged(model: Any) -> Any:
 def parameter_groups(model: Any, learning_rate: float, weight_decay: float, layer_decay: float) -> list[dict[str, Any]]:
     """Groups for AdamW, each with its share of the rate as `scale`.
 
-    Gains, biases, the temperature and embeddings are not decayed, as CLIP does. With `layer_decay` below 1 each block
-    moves that much slower than the one above it (Bao et al., 2022, "BEiT").
+    Gains, biases and the temperature are not decayed, as CLIP does, nor are embeddings. With `layer_decay` below 1 each
+    block moves that much slower than the one above it (Bao et al., 2022, "BEiT").
     """
     depth = dict.fromkeys((False, True), 0)
     for name, _ in model.named_parameters():

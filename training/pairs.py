@@ -9,10 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from dual_encoder.preprocess import Preprocess
 
+_Row = TypeVar("_Row")
 _FIELDS: list[tuple[str, Any]] = [
     ("file", pa.string()),
     ("offset", pa.int64()),
@@ -124,25 +125,37 @@ def read_pairs(data: Path, split: str = "train") -> Pairs:
 
 def _read_rows(table: Path, chunk: int = 4096) -> Iterator[pa.RecordBatch]:
     rows: list[dict[str, Any]] = []
-    for number, line in json_lines(table):
-        try:
-            rows.append(_row(json.loads(line)))
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            reason = f"no column {error}" if isinstance(error, KeyError) else str(error)
-            raise DataError(f"{table}, row {number}: {reason}") from None
+    for row in json_rows(table, _row):
+        rows.append(row)
         if len(rows) == chunk:
             yield pa.RecordBatch.from_pylist(rows, _SCHEMA)
             rows = []
     yield pa.RecordBatch.from_pylist(rows, _SCHEMA)
 
 
-def json_lines(table: Path) -> Iterator[tuple[int, str]]:
-    """The lines that are not blank, with their numbers. Raises DataError where they are no UTF-8."""
-    with table.open(encoding="utf-8-sig") as lines:
-        try:
-            yield from ((number, line) for number, line in enumerate(lines, 1) if line.strip())
-        except UnicodeDecodeError as error:
-            raise DataError(f"{table}: {error}") from None
+def json_rows(table: Path, read: Callable[[dict[str, Any]], _Row]) -> Iterator[_Row]:
+    """What `read` makes of each line that is not blank. Raises DataError, naming the row that is wrong."""
+    try:
+        with table.open(encoding="utf-8-sig") as lines:
+            for number, line in enumerate(lines, 1):
+                try:
+                    if line.strip():
+                        yield read(_object(line))
+                except (ValueError, KeyError, TypeError, RecursionError) as error:
+                    reason = f"no column {error}" if isinstance(error, KeyError) else str(error)
+                    raise DataError(f"{table}, row {number}: {reason}") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{table}: {error}") from None
+
+
+def _object(line: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"not JSON ({error}); pairs are read from JSON lines") from None
+    if not isinstance(row, dict):
+        raise ValueError("not an object")
+    return row
 
 
 def _row(row: dict[str, Any]) -> dict[str, Any]:

@@ -13,10 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from dual_encoder.preprocess import Preprocess
 from dual_encoder.text_tower import encode_text, is_cuttable
+from training.batch import Batch
 from training.config import TrainConfig
 from training.distributed import Processes
 from training.objectives import CONTRASTIVE, PER_PAIR
@@ -24,61 +23,13 @@ from training.objectives.captioning import captioning
 from training.objectives.distillation import distillation
 from training.objectives.info_nce import info_nce
 from training.objectives.intra_modal import intra_modal
-from training.objectives.masked_language import mask_tokens, masked_language, new_head
+from training.objectives.masked_language import mask_token, mask_tokens, masked_language, new_head, token_states
 from training.objectives.sigmoid import sigmoid
-from training.pairs import Sample
 
 if TYPE_CHECKING:
     import torch
 
 _TEXT_CHUNKS = 4  # long and short texts are encoded apart, so that short ones cost what they should
-
-
-@dataclass(frozen=True)
-class Batch:
-    """n pictures, uint8 (n, H, W, 3), with c captions and m negatives each: tokens int64 (n · (c + m), length).
-
-    `said` int64 (n, c + m), `known` (n, any, padded with the first) and `group` (n,) are digests, as of `Sample`.
-    """
-
-    pixels: torch.Tensor
-    tokens: torch.Tensor
-    said: torch.Tensor
-    known: torch.Tensor
-    group: torch.Tensor
-    captions: list[str]
-    teacher_pixels: torch.Tensor | None
-
-    def __len__(self) -> int:
-        return len(self.pixels)
-
-    def pin_memory(self) -> Batch:
-        tensors = {name: value.pin_memory() for name, value in vars(self).items() if hasattr(value, "pin_memory")}
-        return Batch(**{**vars(self), **tensors})
-
-
-class Collate:
-    """Samples -> Batch; tokenises, in the process that reads the pictures."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
-
-    def __call__(self, samples: list[Sample]) -> Batch:
-        import torch
-
-        most = max(len(sample.known) for sample in samples)
-        known = [sample.known + sample.known[:1] * (most - len(sample.known)) for sample in samples]
-        texts = [text for sample in samples for text in sample.captions + sample.negatives]
-        teacher = [s.teacher_pixels for s in samples if s.teacher_pixels is not None]
-        return Batch(
-            pixels=torch.from_numpy(np.stack([sample.pixels for sample in samples])),
-            tokens=self._tokenizer(texts),
-            said=torch.tensor([sample.said for sample in samples]),
-            known=torch.tensor(known),
-            group=torch.tensor([sample.group for sample in samples]),
-            captions=[text for sample in samples for text in sample.captions],
-            teacher_pixels=torch.from_numpy(np.stack(teacher)) if teacher else None,
-        )
 
 
 @dataclass
@@ -131,7 +82,7 @@ class Step:
         if "masked_language" in config.objectives:
             if not self._cuttable:
                 raise ValueError("masked_language works on CLIP's own text towers; this model has another")
-            self._mask_id, self._special = _mask_token(tokenizer)
+            self._mask_id, self._special = mask_token(tokenizer)
             tower = getattr(model, "text", model)
             width, vocabulary = tower.token_embedding.embedding_dim, tower.token_embedding.num_embeddings
             with torch.no_grad():
@@ -258,7 +209,7 @@ class Step:
     def _guess(self, image_tokens: torch.Tensor, guesses: Guesses) -> torch.Tensor:
         length = int(_lengths(guesses.tokens).max())
         own, hidden = guesses.tokens[:, :length], guesses.hidden[:, :length]
-        states = _token_states(self.model, own.masked_fill(hidden, self._mask_id))
+        states = token_states(self.model, own.masked_fill(hidden, self._mask_id))
         images = image_tokens.repeat_interleave(self.config.captions_per_image, 0)
         return masked_language(self.head, states, images, own, hidden, guesses.total)
 
@@ -380,29 +331,6 @@ def _says(known: torch.Tensor, said: torch.Tensor) -> torch.Tensor:
     for column in known.T:
         found |= column[:, None] == said
     return found
-
-
-def _token_states(model: Any, tokens: torch.Tensor) -> torch.Tensor:
-    """The text tower's states (n, length, width) before pooling."""
-    tower = getattr(model, "text", model)
-    length = tokens.shape[1]
-    x = tower.token_embedding(tokens) + tower.positional_embedding[:length]
-    return tower.ln_final(  # type: ignore[no-any-return]
-        tower.transformer(x, attn_mask=tower.attn_mask[:length, :length])
-    )
-
-
-def _mask_token(tokenizer: Any) -> tuple[int, frozenset[int]]:
-    """The id that hides a token, and those that are never hidden: padding, start and end."""
-    inner = getattr(tokenizer, "tokenizer", None)
-    if inner is not None:  # a Hugging Face tokenizer
-        if inner.mask_token_id is None:
-            raise ValueError("masked_language needs a tokenizer with a mask token")
-        return int(inner.mask_token_id), frozenset(inner.all_special_ids)
-    # CLIP's vocabulary has no mask; the byte 0xFF, which no UTF-8 text contains, has a token all the same.
-    return tokenizer.encoder[tokenizer.byte_encoder[0xFF]], frozenset(
-        {0, tokenizer.sot_token_id, tokenizer.eot_token_id}
-    )
 
 
 @contextmanager

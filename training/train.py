@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dual_encoder.files import locked
+from training.batch import Batch, Collate
 from training.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
 from training.config import TrainConfig
 from training.distributed import Processes, join, leave
 from training.model import Student, TrainingError, merged, new_student, parameter_groups, save_model, set_training
-from training.pairs import PairDataset, batches, read_pairs
-from training.step import Collate, Step
+from training.pairs import DataError, PairDataset, Pairs, batches, read_pairs
+from training.step import Step
 
 if TYPE_CHECKING:
     import torch
@@ -30,6 +31,7 @@ _FIXED = (
     "model", "data", "seed", "batch_size", "objectives", "teacher", "captions_per_image", "negatives_per_image",
     "caption_choice", "negative_choice", "crop", "fresh_text",
 )  # fmt: skip
+_READER_DIED = "a process that reads pictures has died, for want of memory perhaps: lower workers, or set it to 0"
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,9 @@ def train(config: TrainConfig, on_progress: Callable[[Progress], None] | None = 
         raise TrainingError(f"{config.out}: another run writes there") from None
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise TrainingError(_out_of_memory(config, str(error))) from None
-    except RuntimeError as error:  # what the CPU allocator raises
+    except RuntimeError as error:  # what the CPU allocator raises, and torch wherever a reader dies
+        if "DataLoader worker (pid" in str(error):
+            raise TrainingError(_READER_DIED) from None
         if "can't allocate memory" not in str(error) and "out of memory" not in str(error):
             raise
         raise TrainingError(_out_of_memory(config, str(error))) from None
@@ -90,6 +94,7 @@ def _train(
 
     if config.batch_size % processes.size:
         raise TrainingError(f"batch_size {config.batch_size} does not divide among {processes.size} processes")
+    pairs = read_pairs(config.data)
     torch.manual_seed(config.seed)
     student = new_student(config)
     model = student.model.to(device, memory_format=torch.channels_last)
@@ -109,13 +114,13 @@ def _train(
     checkpoint = config.out / CHECKPOINT
     parts = {"model": model, "optimiser": optimiser, "head": step.head, "average": average}
     wanted = [{name: group[name] for name in ("weight_decay", "scale")} for group in groups]
-    done = _restore(checkpoint, config, student, parts) if checkpoint.exists() else 0
+    done = _restore(checkpoint, config, student, len(pairs), parts) if checkpoint.exists() else 0
     for group, now in zip(optimiser.param_groups, wanted, strict=True):
         group.update(now)  # not as the checkpoint has them
     leader = processes.rank == 0
     board = _board(config.out, done) if leader else None
 
-    stream = iter(_loader(config, processes, student, teacher, device, start=done))
+    stream = iter(_loader(config, pairs, processes, student, teacher, device, start=done))
     validate = _validation(config, student, device) if leader and config.validation else None
     set_training(model)
     values: list[dict[str, float]] = []
@@ -125,7 +130,7 @@ def _train(
         for group in optimiser.param_groups:
             group["lr"] = config.learning_rate * group["scale"] * rate
         optimiser.zero_grad(set_to_none=True)
-        found = step(next(stream), done)
+        found = step(_next(stream), done)
         loss = sum(weight * found[name] for name, weight in config.objectives.items())
         norm = torch.nn.utils.clip_grad_norm_(step.parameters(), config.gradient_clip)
         if not (math.isfinite(loss) and torch.isfinite(norm)):
@@ -146,8 +151,8 @@ def _train(
         last = done == config.steps
         if leader and (done % config.checkpoint_every == 0 or last):
             state = {name: part.state_dict() for name, part in parts.items() if part is not None}
-            kept = {"step": done, "architecture": student.architecture, "recipe": _recipe(config)}
-            save_checkpoint(checkpoint, {**kept, **state})
+            facts = {"step": done, "architecture": student.architecture, "recipe": _recipe(config), "pairs": len(pairs)}
+            save_checkpoint(checkpoint, {**facts, **state})
         judged = None
         if validate and (done % config.validate_every == 0 or last):
             judged = validate(average.module if average is not None else model)
@@ -168,16 +173,16 @@ def _train(
     if not leader:
         return config.out / "model"
     best = average.module if average is not None else model
-    out, made = config.out / "model", _made(config, processes, device)
+    out, made = config.out / "model", _made(config, len(pairs), processes, device)
     return save_model(merged(best), student.architecture, student.preprocess, student.tokenizer, out, made)
 
 
-def _made(config: TrainConfig, processes: Processes, device: torch.device) -> dict[str, Any]:
+def _made(config: TrainConfig, pairs: int, processes: Processes, device: torch.device) -> dict[str, Any]:
     """What a model's card tells of its training; folders by their names alone, which is all that others can use."""
     import torch
 
     return {
-        "pairs": len(read_pairs(config.data)),
+        "pairs": pairs,
         "processes": processes.size,
         "device": device.type,
         "torch": torch.__version__,
@@ -189,7 +194,7 @@ def _recipe(config: TrainConfig) -> dict[str, Any]:
     """What of a config shapes the model; folders by their names."""
     recipe = config.model_dump(mode="json", exclude={"out", "workers", "checkpoint_every", "log_every"})
     for name in ("model", "data", "validation", "teacher"):
-        if recipe[name] and Path(recipe[name]).exists():
+        if recipe[name] and recipe[name] != "tiny" and Path(recipe[name]).exists():
             recipe[name] = "/".join(Path(recipe[name]).resolve().parts[-2:])
     return recipe
 
@@ -205,17 +210,17 @@ def _teacher(config: TrainConfig, device: torch.device) -> Any:
     from dual_encoder.errors import ModelError
 
     try:
-        return load_encoder(config.teacher, device=device.type)
+        return load_encoder(config.teacher, device=str(device))
     except ModelError as error:
         raise TrainingError(f"teacher: {error}") from None
 
 
 def _loader(
-    config: TrainConfig, processes: Processes, student: Student, teacher: Any, device: torch.device, start: int
-) -> Any:
+    config: TrainConfig, pairs: Pairs, processes: Processes, student: Student, teacher: Any, device: torch.device,
+    start: int,
+) -> Any:  # fmt: skip
     from torch.utils.data import DataLoader
 
-    pairs = read_pairs(config.data)
     share = processes.share(config.batch_size)
     dataset = PairDataset(
         pairs, student.preprocess, captions=config.captions_per_image, negatives=config.negatives_per_image,
@@ -235,6 +240,15 @@ def _loader(
     )
 
 
+def _next(stream: Iterator[Batch]) -> Batch:
+    try:
+        return next(stream)
+    except DataError as error:  # from another process it comes with that one's traceback
+        raise DataError(str(error).rpartition("DataError: ")[2].strip()) from None
+    except (ConnectionError, EOFError):  # of the pipe between the two
+        raise TrainingError(_READER_DIED) from None
+
+
 def _schedule(step: int, warmup: int, steps: int) -> float:
     """Linear warm-up, then a cosine down to zero; a factor of the learning rate."""
     if step < warmup:
@@ -242,33 +256,42 @@ def _schedule(step: int, warmup: int, steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
-def _restore(path: Path, config: TrainConfig, student: Student, parts: dict[str, Any]) -> int:
+def _restore(path: Path, config: TrainConfig, student: Student, pairs: int, parts: dict[str, Any]) -> int:
     state = load_checkpoint(path, student.architecture)
     now, before = _recipe(config), state.get("recipe", {})
     if other := [name for name in _FIXED if name in before and before[name] != now[name]]:
         raise TrainingError(f"{path} was written with other {', '.join(other)}: choose another `out` or remove it")
+    if (had := state.get("pairs", pairs)) != pairs:
+        raise TrainingError(f"{path} was written with {had:,} pairs, not {pairs:,}: choose another `out` or remove it")
     try:
         for name, part in parts.items():
             if part is not None:
                 part.load_state_dict(state[name])
     except (KeyError, ValueError, RuntimeError):
         raise TrainingError(
-            f"{path} was written with other objectives, locks, LoRA or EMA: choose another `out` or remove it"
+            f"{path} was written with other locks, LoRA or EMA, or another layer_decay (or weight_decay 0): "
+            "choose another `out` or remove it"
         ) from None
-    return int(state["step"])
+    if (done := int(state["step"])) > config.steps:
+        raise TrainingError(f"{path} has {done} steps behind it, more than steps: {config.steps}")
+    return done
 
 
 def _validation(config: TrainConfig, student: Student, device: torch.device) -> Callable[[Any], dict[str, float]]:
-    from training.evaluation import evaluate
+    from training.evaluation.gallery import read_gallery
+    from training.evaluation.retrieval import WAYS, retrieve
     from training.live import LiveEncoder
 
-    read_pairs(config.validation, "val")  # type: ignore[arg-type]  # what is wrong with them is said before the first step
+    try:  # before the first step
+        gallery = read_gallery(config.validation, split="val")  # type: ignore[arg-type]
+    except ValueError as error:
+        raise TrainingError(f"validation: {error}") from None
 
     def validate(model: Any) -> dict[str, float]:
         model.eval()
         encoder = LiveEncoder(model, student.preprocess, student.tokenizer, student.architecture["embed_dim"], device)
-        figures = evaluate(encoder, config.validation, split="val")  # type: ignore[arg-type]
-        return {f"{way} recall@1": figures[way]["recall@1"] for way in ("text_to_image", "image_to_text")}
+        asked = retrieve(encoder, gallery).asked  # type: ignore[arg-type]
+        return {f"{way} recall@1": float(np.mean(asked[way].ranks.first <= 1)) for way in WAYS}
 
     return validate
 
@@ -299,7 +322,7 @@ def _log(board: Any, shown: Progress, norm: float, rate: float) -> None:
 def _diverged(config: TrainConfig, step: int, loss: float, checkpoint: Path) -> str:
     return (
         f"the loss became {loss} at step {step}: lower learning_rate ({config.learning_rate:g}), raise warmup_steps "
-        f"({config.warmup_steps}) or use precision fp32; {checkpoint} is the last good state"
+        f"({config.warmup_steps}) or use precision fp32{_kept(checkpoint)}"
     )
 
 
@@ -307,8 +330,12 @@ def _at_the_clamp(config: TrainConfig, step: int, checkpoint: Path) -> str:
     return (
         f"the temperature has been at its clamp (1/{config.max_logit_scale:g}) for {config.clamp_patience} steps at "
         f"step {step}: lower learning_rate ({config.learning_rate:g}), look for pairs that are many times in the data, "
-        f"raise max_logit_scale, or set clamp_patience: 0 to let it; {checkpoint} is the last state"
+        f"raise max_logit_scale, or set clamp_patience: 0 to let it{_kept(checkpoint)}"
     )
+
+
+def _kept(checkpoint: Path) -> str:
+    return f"; {checkpoint} is the last good state" if checkpoint.exists() else ""
 
 
 def _out_of_memory(config: TrainConfig, detail: str) -> str:

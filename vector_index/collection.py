@@ -45,13 +45,14 @@ class Collection:
             raise SnapshotCorrupt(f"{snapshot}: {error}") from None
         for segment in self.segments:
             segment.table.schema = self.schema
+        self._count = sum(segment.count for segment in self.segments)
         self._starts = np.cumsum([0, *map(len, self.segments)], dtype=np.int64)
         self._counted: OrderedDict[tuple[Any, ...], list[tuple[Any, int]]] = OrderedDict()
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
         """Rows that are not deleted."""
-        return sum(segment.count for segment in self.segments)
+        return self._count
 
     def hold(self, device: str) -> bool:
         """Compare with every vector on this device, where that is how segments are searched.
@@ -108,7 +109,8 @@ class Collection:
             BadParameter: as `check_parameters` says.
         """
         asked = params or {}
-        self.check_parameters(asked)
+        if asked:
+            self.check_parameters(asked)
         queries = check_vectors(vectors, self.dim)
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}")
@@ -137,10 +139,7 @@ class Collection:
         found = []
         for segment, start in zip(self.segments, self._starts, strict=False):
             selection = segment.select(where)
-            rows = np.arange(len(segment), dtype=np.int64)
-            if selection is not None:
-                rows = rows[np.unpackbits(selection.bits, count=len(segment), bitorder="little").astype(np.bool_)]
-            found.append(rows + start)
+            found.append(start + (np.arange(len(segment)) if selection is None else selection.rows))
         return np.concatenate(found)
 
     def take(self, rows: tables.Rows, columns: list[str] | None = None) -> pa.Table:
@@ -208,8 +207,7 @@ class Collection:
             selection = segment.select(where)
             values = segment.table.column(column)
             if selection is not None:
-                bits = np.unpackbits(selection.bits, count=len(segment), bitorder="little")
-                values = values.filter(pa.array(bits.astype(np.bool_)))
+                values = values.filter(selection.mask(len(segment)))
             if pa.types.is_list(values.type):
                 values = _once_a_row(values)
             if pa.types.is_nested(values.type):

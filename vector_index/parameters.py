@@ -12,6 +12,9 @@ MOST_EF: Final = 10_000
 MOST_FACTOR: Final = 1_000
 MOST_CANDIDATES: Final = 200_000  # of one query, to be compared with its refined vectors
 _TUNED_K: Final = 10  # the depth that parameters are measured at
+# Deeper, of codes of a bit or four a number: among the best 100 of 60,000, recall 0.81 with twice as many candidates as
+# are returned, 0.90 with four times as many; among the best 1,000, 0.86 and 0.96, in twice the time.
+_LEAST_FACTOR: Final = 4
 
 
 def allowed(index: Any) -> dict[str, int]:
@@ -44,17 +47,18 @@ def check(parameters: Parameters, limits: Mapping[str, int]) -> None:
 def at_depth(chosen: Parameters, asked: Parameters, k: int, rows: int, nlist: int) -> dict[str, int]:
     """Return the parameters of a search for the best `k` of `rows`.
 
-    What was `chosen` at k = 10 is widened where more is wanted: a graph keeps k candidates, a refinement compares twice
-    as many as are returned, and the lists visited hold as many rows several times over. What is `asked` for counts as
-    it is.
+    What was `chosen` at k = 10 is widened where more is wanted: a graph keeps k candidates, a refinement compares at
+    least four times as many as are returned, and the lists visited hold, on the average, four times as many rows as are
+    returned, or twice as many as are compared. What is `asked` for counts as it is.
     """
     parameters = {**chosen, **asked}
     if "efSearch" in parameters:
         parameters["efSearch"] = max(parameters["efSearch"], k)
-    candidates = k
+    candidates = 2 * k
     if "k_factor" in parameters:
         if "k_factor" not in asked:
-            parameters["k_factor"] = max(-(-parameters["k_factor"] * _TUNED_K // k), 2)
+            least = _LEAST_FACTOR if k > _TUNED_K else 2
+            parameters["k_factor"] = max(-(-parameters["k_factor"] * _TUNED_K // k), least)
         parameters["k_factor"] = max(1, min(parameters["k_factor"], MOST_CANDIDATES // k))
         candidates = k * parameters["k_factor"]
     if "nprobe" in parameters and "nprobe" not in asked and k > _TUNED_K:

@@ -42,6 +42,10 @@ class Selection:
         """Of bool (rows,)."""
         return cls(int(mask.sum()), np.packbits(mask, bitorder="little"))
 
+    def mask(self, rows: int) -> "pa.Array[Any]":
+        """Whether each of all the rows is one of them, as Arrow has it: the same bits."""
+        return pa.Array.from_buffers(pa.bool_(), rows, [None, pa.py_buffer(self.bits.data)])
+
     @cached_property
     def rows(self) -> npt.NDArray[np.int64]:
         """Their numbers, rising, int64 (count,)."""
@@ -103,7 +107,7 @@ class Segment:
     def live_column(self, name: str) -> "pa.ChunkedArray[Any]":
         """A column of the rows that are not deleted; still in the map where none is."""
         column = self.table.column(name)
-        return column.filter(pa.array(self.live())) if len(self.deleted) else column
+        return column.filter(self._live.mask(len(self))) if self._live is not None else column
 
     def hold(self, device: str) -> bool:
         """Where every vector is compared, do so on this device from now on; False where it has no room for them."""

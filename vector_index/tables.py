@@ -97,6 +97,8 @@ class MappedTable:
         wanted = check_rows(rows, len(self))
         names = self.schema.names if columns is None else columns
         schema = pa.schema([self.schema.field(name) for name in names])
+        if len(self.batches) == 1:
+            return pa.Table.from_batches([self._take(self.batches[0], wanted, schema)])
         order = np.argsort(wanted, kind="stable")
         ordered = wanted[order]
         bounds = np.searchsorted(ordered, self._starts)

@@ -196,7 +196,7 @@ class SnapshotWriter:
 
     def _publish(self, compact: bool) -> str:
         if self._images.count == 0:
-            raise ValueError(f"there are no pictures to publish ({self._reject_count} inputs were left out)")
+            raise ValueError(f"no pictures would be in the index ({self._reject_count} inputs were left out)")
         self._keep_rejects()
         self._reject_file.close()
         linked: dict[str, FileStamp] = {}

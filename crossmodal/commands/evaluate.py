@@ -11,6 +11,7 @@ import typer
 if TYPE_CHECKING:
     from dual_encoder import DualEncoder
     from training.evaluation.retrieval import Retrieved
+    from training.pairs import Pair
 
 _WAYS = {"text_to_image": "text → picture", "image_to_text": "picture → text"}
 
@@ -73,12 +74,13 @@ def evaluate(
     other = load_encoder(compare, runtime=runtime, precision=precision) if compare else None
     figures: dict[str, Any] = {"model": encoder.reference}
     found = None
+    fitted = _to_fit(linear_probe, label, shots) if linear_probe is not None and label is not None else None
     if data is not None:
         figures["data"] = str(data)
         part, found = _on_data(encoder, other, data, split, language, by or [], limit, classes, label, templates)
         figures |= part
-        if linear_probe is not None and label is not None:
-            figures["linear_probe"] = _linear_probe(encoder, linear_probe, found, label, shots)
+        if fitted is not None and label is not None:
+            figures["linear_probe"] = _linear_probe(encoder, *fitted, found, label)
     if probe:
         with progress("drawing and encoding scenes") as report:
             split_of_scenes = split if data is None else "test"
@@ -115,9 +117,10 @@ def _on_data(
 
     gallery = read_gallery(data, language, split, limit)
     parts = retrieval.parts_of(gallery, by)
+    labels = gallery.column(label) if label is not None else []
     task = None
     if classes is not None and label is not None:
-        task = zero_shot.read_task(classes, templates, gallery.column(label), label)
+        task = zero_shot.read_task(classes, templates, labels, label)
     with progress("encoding pictures") as report:
         found = retrieval.retrieve(encoder, gallery, report)
     figures = retrieval.figures(found, parts)
@@ -131,17 +134,27 @@ def _on_data(
     return figures, found
 
 
-def _linear_probe(encoder: DualEncoder, data: Path, found: Retrieved, label: str, shots: int | None) -> dict[str, Any]:
-    from crossmodal.progress import progress
-    from training.evaluation.gallery import encode_pictures, read_gallery
-    from training.evaluation.linear_probe import few, probe
+def _to_fit(data: Path, label: str, shots: int | None) -> tuple[list[Pair], list[Any]]:
+    """The pictures that a linear probe is fitted on, and their labels."""
+    from training.evaluation.gallery import read_gallery
+    from training.evaluation.linear_probe import few
 
     known = read_gallery(data, split="train")
-    labels, wanted = known.column(label), found.gallery.column(label)
+    labels = known.column(label)
     chosen = few(labels, shots)
+    return [known.pairs[i] for i in chosen], [labels[i] for i in chosen]
+
+
+def _linear_probe(
+    encoder: DualEncoder, pairs: list[Pair], labels: list[Any], found: Retrieved, label: str
+) -> dict[str, Any]:
+    from crossmodal.progress import progress
+    from training.evaluation.gallery import encode_pictures
+    from training.evaluation.linear_probe import probe
+
     with progress("encoding pictures to fit on") as report:
-        vectors = encode_pictures(encoder, [known.pairs[i] for i in chosen], report)
-    return probe(vectors, [labels[i] for i in chosen], found.vectors.images, wanted)
+        vectors = encode_pictures(encoder, pairs, report)
+    return probe(vectors, labels, found.vectors.images, found.gallery.column(label))
 
 
 def _print(figures: dict[str, Any]) -> None:

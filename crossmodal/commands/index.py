@@ -113,7 +113,7 @@ def build(
         return
     print(
         f"{result.snapshot}: {result.images:,} pictures and {result.texts:,} captions in {result.seconds:.1f} s; "
-        f"{result.duplicates:,} duplicates, {result.rejected:,} rejected"
+        f"{result.duplicates:,} duplicates, {_rejected(out, result)}"
     )
 
 
@@ -148,7 +148,7 @@ def add(
             progress=lambda p: report(p.done, p.total),
         )  # fmt: skip
     _publish(index, there, store_index)
-    _print_change(result, json)
+    _print_change(index, result, json)
 
 
 @app.command()
@@ -191,7 +191,7 @@ def remove(
     there = _reached(store, store_index)
     result = remove_from_index(index, rows)
     _publish(index, there, store_index)
-    _print_change(result, json)
+    _print_change(index, result, json)
 
 
 @app.command()
@@ -239,7 +239,7 @@ def import_(
     compared = f"mean cosine {result.cosine:.3f} with the model's own" if result.cosine is not None else "not checked"
     print(
         f"{result.snapshot}: {result.images:,} pictures and {result.texts:,} captions in {result.seconds:.1f} s; "
-        f"{result.rejected:,} rejected; {result.compared} pictures compared, {compared}"
+        f"{_rejected(out, result)}; {result.compared} pictures compared, {compared}"
     )
 
 
@@ -421,7 +421,13 @@ def _publish(index: Path, store: MilvusStore | None, kind: str, thumbnails: bool
     return name
 
 
-def _print_change(result: Any, json: bool) -> None:
+def _rejected(index: Path, result: Any) -> str:
+    """How many inputs were left out, and where to read why."""
+    why = f" ({index / 'snapshots' / result.snapshot / 'rejects.jsonl'})" if result.rejected else ""
+    return f"{result.rejected:,} rejected{why}"
+
+
+def _print_change(index: Path, result: Any, json: bool) -> None:
     from crossmodal.output import print_json
 
     if json:
@@ -429,5 +435,5 @@ def _print_change(result: Any, json: bool) -> None:
         return
     print(
         f"{result.snapshot}: {result.added:,} added, {result.changed:,} changed, {result.removed:,} removed, "
-        f"{result.unchanged:,} as before, {result.rejected:,} rejected; {result.seconds:.1f} s"
+        f"{result.unchanged:,} as before, {_rejected(index, result)}; {result.seconds:.1f} s"
     )

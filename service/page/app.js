@@ -53,6 +53,7 @@ function translate(root) {
 function showAbout() {
   if (!about) return;
   const number = new Intl.NumberFormat(document.documentElement.lang);
+  $("#examples").hidden = about.model.reference !== "tiny"; // no other model is good at coloured shapes alone
   $("#about").textContent = words.about(number.format(about.images.count), number.format(about.texts.count), about.model.reference);
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,15 @@ def root(tmp_path: Path) -> Path:
 def test_what_lies_in_the_corpus_is_read(root: Path, name: str) -> None:
     assert files.read(root, name) in (b"a picture", b"another")
     assert files.read(root, name, 2, 3) in (b"pic", b"oth")
+
+
+def test_a_small_file_takes_little_memory(root: Path) -> None:
+    tracemalloc.start()
+    try:
+        assert files.read(root, "a.png") == b"a picture"
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize(

@@ -7,14 +7,14 @@ from corpus.folder import open_folder
 
 
 def test_sorted_recursive_pictures_only(tmp_path: Path) -> None:
-    for name in ("b.JPG", "a/z.png", "a.png", "notes.txt", ".hidden.png", ".cache/x.png"):
+    for name in ("b.JPG", "a/z.png", "a.png", "c.HEIC", "notes.txt", ".hidden.png", ".cache/x.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
     source = open_folder(tmp_path, {"b.JPG": ("a bee",)})
     records = list(source.records())
-    assert [record.uri for record in records] == ["a.png", "a/z.png", "b.JPG"]
-    assert [record.captions for record in records] == [(), (), ("a bee",)]
-    assert source.count == 3
+    assert [record.uri for record in records] == ["a.png", "a/z.png", "b.JPG", "c.HEIC"]
+    assert [record.captions for record in records] == [(), (), ("a bee",), ()]
+    assert source.count == 4
     assert [(r.uri, r.stamp) for r in source.records()] == [(r.uri, r.stamp) for r in records]
 
 

@@ -64,7 +64,7 @@ def test_a_missing_image_column_names_those_there_are(tmp_path: Path) -> None:
         ("t.jsonl", b"{", "line 1: not JSON"),
         ("t.jsonl", b"[1]", "line 1: not a JSON object"),
         ("t.jsonl", b'{"image": ' + b"[" * 100_000, "line 1: not JSON"),
-        ("t.csv", b"image\n\xff\xfe\n", "decode"),
+        ("t.csv", b"image\n\xff\xfe\n", "not in UTF-8"),
         ("t.csv", b"image,caption\na.png,one,\na.png,a star, on blue\n", "line 3: more fields than columns"),
         ("t.csv", b'image,caption\na.png,one\nb.png,"two\nc.png,three\n', "line 3: unexpected end of data; a text"),
         ("t.csv", b'image,caption\na.png,"one\nb.png,"two"\nc.png,three\n', "line 2: .* expected after"),
@@ -107,9 +107,11 @@ def test_bytes_are_no_metadata(tmp_path: Path, caplog: pytest.LogCaptureFixture)
     rows = [{"image": "a.png", "jpg": b"\xff" * 99, "more": [{"bytes": b"x", "n": 1}], "year": 1999}]
     table = pa.Table.from_pylist(rows).append_column("kind", pa.array([b"x"]).dictionary_encode())
     pq.write_table(table, tmp_path / "t.parquet")
-    (record,) = open_table(tmp_path / "t.parquet").records()
-    assert record.metadata == {"year": 1999}
-    assert "columns of bytes are left out: jpg, more, kind" in caplog.text
+    source = open_table(tmp_path / "t.parquet")
+    for _ in range(2):
+        (record,) = source.records()
+        assert record.metadata == {"year": 1999}
+    assert caplog.messages == [f"{tmp_path}/t.parquet: columns of bytes are left out: jpg, more, kind"]
 
 
 @pytest.mark.parametrize("image", ["", "\0", "x" * 5000, "."])

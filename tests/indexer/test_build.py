@@ -24,7 +24,7 @@ from corpus import SourceError, files
 from dual_encoder import DualEncoder
 from indexer import build_index
 from tests.indexer.pictures import jpeg
-from vector_index import IndexDirectory, IndexLocked, Snapshot
+from vector_index import BadIndexType, IndexDirectory, IndexLocked, Snapshot
 
 
 def corpus(folder: Path, count: int) -> Path:
@@ -264,6 +264,14 @@ def test_a_changed_file_elsewhere_is_encoded_again(tmp_path: Path, encoder: Dual
     assert build_index("memory://c", tmp_path / "index", encoder, part_size=8).resumed_parts == 1
     with IndexDirectory(tmp_path / "index").open() as snapshot:
         assert snapshot.images.take([10]).to_pylist()[0]["width"] == 30
+
+
+def test_an_index_type_that_cannot_be_is_refused_before_anything_is_encoded(
+    tmp_path: Path, scenes: Path, encoder: DualEncoder
+) -> None:
+    with pytest.raises(BadIndexType, match="'Nonsense': FAISS cannot make it"):
+        build_index(scenes, tmp_path / "index", encoder, index_type="Nonsense")
+    assert not (tmp_path / "index").exists()
 
 
 def test_a_corpus_without_captions_is_measured_with_bundled_queries(

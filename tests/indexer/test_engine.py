@@ -144,6 +144,30 @@ def test_jpegs_decoded_on_a_device_make_the_same_rows(tmp_path: Path, encoder: D
         assert all(other.thumbnail(int(row)) for row in rows)
 
 
+def test_pictures_are_decoded_in_the_order_in_which_they_are_encoded(
+    tmp_path: Path, encoder: DualEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More or less: no reader waits for a core until the others are done, and the encoder with it."""
+    prepared: list[int] = []
+
+    class Noting:
+        def __getattr__(self, name: str) -> object:
+            return getattr(encoder, name)
+
+        def prepare(self, image: Image.Image) -> np.ndarray:
+            prepared.append(image.width - 30)
+            time.sleep(0.002)
+            return encoder.prepare(image)
+
+    monkeypatch.setattr("indexer.engine.cores", lambda: 1)
+    records = (Record(f"{number}.jpg", partial(jpeg, number, (20, number + 30))) for number in range(100))
+    with closing(Ledger(tmp_path)) as ledger, closing(
+        LocalEngine(Noting()).parts(records, ledger, Job(100, 25, False), lambda _: None)  # type: ignore[arg-type]
+    ) as parts:  # fmt: skip
+        assert len(next(parts)) == 100
+    assert max(prepared.index(number) for number in range(25)) < 60
+
+
 class Broken:
     """An encoder that cannot encode."""
 
@@ -162,7 +186,7 @@ def no_thread_left() -> Iterator[None]:
     before = threading.enumerate()
     yield
     left = [thread.name for thread in threading.enumerate() if thread not in before]
-    assert [name for name in left if name.startswith(("reader", "hasher"))] == []
+    assert [name for name in left if name.startswith(("reader", "decoder", "hasher"))] == []
 
 
 @pytest.mark.parametrize("fails", [True, False], ids=["encoding fails", "nobody wants more"])

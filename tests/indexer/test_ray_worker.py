@@ -12,7 +12,7 @@ import pytest
 
 from corpus import Record, open_source
 from dual_encoder import DualEncoder
-from indexer.engine import Job, LocalEngine
+from indexer.engine import Job, LocalEngine, arithmetic_of
 from indexer.ledger import Ledger
 from indexer.ray_worker import Encoded, Worker
 from indexer.rows import Row
@@ -38,6 +38,7 @@ def same(a: Encoded, b: Encoded) -> bool:
 def test_what_is_held_no_longer_is_read_again(packed: bytes, encoder: DualEncoder) -> None:
     chosen, texts = list(range(0, 60, 2)), ["a red star", "四个蓝色圆形"]
     busy = worker()
+    assert busy.hello()[1:5] == (encoder.fingerprint, encoder.dim, arithmetic_of(encoder), encoder.batch)
     rows = busy.read(0, packed, JOB)
     held = busy.encode(0, packed, JOB, chosen, texts)
     for number in range(1, 4):

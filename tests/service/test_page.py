@@ -63,6 +63,7 @@ def search(page: Page, text: str) -> None:
 
 def test_words_and_history(page: Page) -> None:
     expect(page.locator("#about")).to_contain_text("60 pictures, 360 captions, model tiny")
+    expect(page.get_by_role("button", name="a small red star")).to_be_visible()
     search(page, "a red circle")
     expect(page.locator("#results li.picture")).to_have_count(24)
     assert "text=a red circle" in unquote_plus(page.url)
@@ -118,6 +119,17 @@ def test_a_proxy_error(page: Page) -> None:
     page.route("**/v1/search/**", lambda route: route.fulfill(status=200, body="<html>"))
     page.goto("/?text=a heart")
     expect(page.get_by_role("status")).to_have_text("The service cannot be reached.")
+
+
+def test_the_examples_are_those_of_the_bundled_model(page: Page) -> None:
+    def another(route: Route) -> None:
+        said = route.fetch().json()
+        route.fulfill(json=said | {"model": said["model"] | {"reference": "models/b32"}})
+
+    page.route("**/v1/index", another)
+    page.reload()
+    expect(page.locator("#about")).to_contain_text("model models/b32")
+    expect(page.locator("#examples")).to_be_hidden()
 
 
 def test_too_many_requests(browser: Browser, live_server: str) -> None:

@@ -19,6 +19,7 @@ from training.config import ConfigError, read_config
         ({"steps": "x"}, "steps"),
         ({"objectives": {"magic": 1}}, "unknown objective 'magic'; choose from info_nce"),
         ({"objectives": {"info_nce": 0}}, "weight of info_nce must be above 0"),
+        ({"objectives": {"info_nce": float("inf")}}, "weight of info_nce must be above 0, and finite"),
         ({"objectives": {}}, "at least one of"),
         ({"objectives": {"distillation": 1}}, "needs a `teacher`"),
         ({"objectives": {"intra_modal": 1, "info_nce": 1}, "captions_per_image": 2}, "needs captions_per_image: 2 and"),
@@ -51,5 +52,7 @@ def test_changes_and_paths(tmp_path: Path, recipe: Callable[..., Path]) -> None:
     config = read_config(path, ["steps=9", "objectives={sigmoid: 2}", "out=elsewhere"])
     assert (config.steps, config.objectives, config.out) == (9, {"sigmoid": 2.0}, tmp_path / "elsewhere")
     assert config.model == str(tmp_path / "model.json")
+    (tmp_path / "tiny").mkdir()  # a run's `out`, perhaps
+    assert read_config(path, ["model=tiny"]).model == "tiny"
     with pytest.raises(ConfigError, match="steps: name=value"):
         read_config(path, ["steps"])

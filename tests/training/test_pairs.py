@@ -35,7 +35,7 @@ def test_batches_can_start_anywhere() -> None:
         ({"image": "b.jpg", "caption": ["a", "b"], "language": ["en"]}, "language is not a string or a list of 2"),
         ({"image": "b.jpg", "caption": ["a", "b"], "language": [1, 2]}, "language is not a string or a list of 2"),
         ({"image": "b.jpg", "caption": "a", "negatives": "b"}, "negatives is not a list"),
-        (["b.jpg"], "row 2"),
+        (["b.jpg"], "row 2: not an object"),
     ],
 )
 def test_bad_rows_are_named(tmp_path: Path, row: object, words: str) -> None:
@@ -69,6 +69,9 @@ def test_no_table_and_no_rows(tmp_path: Path) -> None:
     (tmp_path / "captions.jsonl").write_text("")
     with pytest.raises(DataError, match="no pairs"):
         read_pairs(tmp_path)
+    (tmp_path / "pairs.csv").write_text("image,caption\na.jpg,a\n")
+    with pytest.raises(DataError, match=r"pairs\.csv, row 1: not JSON .*; pairs are read from JSON lines"):
+        read_pairs(tmp_path / "pairs.csv")
 
 
 def test_a_table_of_many(data: Path) -> None:

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from training.batch import Collate
 from training.config import TrainConfig
 from training.distributed import Processes
 from training.model import new_student
 from training.pairs import PairDataset, read_pairs
-from training.step import Collate, Step
+from training.step import Step
 
 
 @pytest.mark.parametrize(("architecture", "objective"), [("vit", "masked_language"), ("coca", "captioning")])

@@ -9,7 +9,7 @@ import pickle
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from dual_encoder.record import read_record
 from training.config import TrainConfig, read_config
 from training.model import _half, save_model
 from training.pairs import DataError, read_pairs
-from training.train import Progress, TrainingError, train
+from training.train import Progress, TrainingError, _next, train
 
 Config = Callable[..., TrainConfig]
 Recipe = Callable[..., Path]
@@ -175,8 +175,10 @@ def test_what_is_decayed_and_how_much(config: Config) -> None:
 def test_another_architecture_is_refused(tmp_path: Path, recipe: Recipe) -> None:
     path = recipe(tmp_path, steps=1)
     train(read_config(path))
-    with pytest.raises(TrainingError, match="other objectives, locks, LoRA or EMA"):
+    with pytest.raises(TrainingError, match="other locks, LoRA or EMA"):
         train(read_config(recipe(tmp_path, steps=2, ema=0.9)))
+    with pytest.raises(TrainingError, match="layer_decay"):
+        train(read_config(recipe(tmp_path, steps=2, layer_decay=0.5)))
     with pytest.raises(TrainingError, match="other seed, crop: choose"):
         train(read_config(recipe(tmp_path, steps=2, learning_rate=1e-4, seed=7, crop=0.5)))
     with pytest.raises(TrainingError, match="another architecture"):
@@ -186,12 +188,35 @@ def test_another_architecture_is_refused(tmp_path: Path, recipe: Recipe) -> None
         train(read_config(path))
 
 
+def test_data_that_have_grown_are_refused(tmp_path: Path, config: Config, data: Path) -> None:
+    """The same seed would give other batches."""
+    rows = (data / "captions.jsonl").read_text("utf-8").replace('"images/', f'"{data}/images/').splitlines()
+    table = tmp_path / "table.jsonl"
+    table.write_text("\n".join(rows[:16]), "utf-8")
+    settings = config(steps=1, data=str(table))
+    train(settings)
+    table.write_text("\n".join(rows[:17]), "utf-8")
+    with pytest.raises(TrainingError, match=r"checkpoint\.pt was written with 16 pairs, not 17"):
+        train(settings.model_copy(update={"steps": 2}))
+
+
+def test_fewer_steps_than_are_done_are_refused(config: Config) -> None:
+    """The card would tell of a shorter run than the model had."""
+    settings = config(steps=2)
+    train(settings)
+    with pytest.raises(TrainingError, match=r"checkpoint\.pt has 2 steps behind it, more than steps: 1"):
+        train(settings.model_copy(update={"steps": 1}))
+
+
 def test_what_is_wrong_with_the_validation_is_said_at_first(tmp_path: Path, config: Config) -> None:
     prepared = {"format": "crossmodal-pairs", "version": 1, "splits": {"train": {}}}
     (tmp_path / "manifest.json").write_text(json.dumps(prepared))
     settings = config(steps=1, validation=str(tmp_path))
     with pytest.raises(DataError, match="no split 'val'; it has train"):
         train(settings)
+    (tmp_path / "empty.jsonl").write_text('{"image": "a.jpg", "caption": " "}')
+    with pytest.raises(TrainingError, match=r"validation: .*empty\.jsonl: every caption is empty"):
+        train(config(steps=1, validation=str(tmp_path / "empty.jsonl")))
     assert not (settings.out / "checkpoint.pt").exists()
 
 
@@ -202,6 +227,25 @@ def test_a_picture_that_vanished_is_named(tmp_path: Path, config: Config, data: 
     table.write_text(table.read_text().replace("0000003.jpg", "gone.jpg"))
     with pytest.raises(DataError, match=r"gone\.jpg: No such file"):
         train(config(data=str(table), steps=1))
+
+
+def test_what_goes_wrong_in_a_reader_is_told_in_a_line(config: Config) -> None:
+    def batch(error: Exception) -> Iterator[Any]:
+        try:
+            raise error
+        except Exception:
+            torch._utils.ExceptionWrapper(where="in DataLoader worker process 0").reraise()  # as torch brings it here
+        yield
+
+    with pytest.raises(DataError) as told:
+        _next(batch(DataError("gone.jpg: No such file")))
+    assert str(told.value) == "gone.jpg: No such file"
+
+    def die(_: Progress) -> None:
+        raise RuntimeError("DataLoader worker (pid 17) is killed by signal: Killed. ")  # torch says so anywhere
+
+    with pytest.raises(TrainingError, match="a process that reads pictures has died"):
+        train(config(steps=1), die)
 
 
 @pytest.mark.parametrize(

@@ -31,10 +31,11 @@ def test_an_index_says_what_it_allows(kind: str, names: dict[str, int], tmp_path
 def test_deeper_searches_are_wider_unless_asked_otherwise() -> None:
     chosen = {"nprobe": 4, "k_factor": 20}
     assert parameters.at_depth(chosen, {}, 10, 100_000, 1024) == chosen
-    assert parameters.at_depth(chosen, {}, 1_000, 100_000, 1024) == {"nprobe": 41, "k_factor": 2}
+    assert parameters.at_depth(chosen, {}, 1_000, 100_000, 1024) == {"nprobe": 82, "k_factor": 4}
     assert parameters.at_depth(chosen, {"nprobe": 1, "k_factor": 3}, 1_000, 100_000, 1024) == {
         "nprobe": 1,
         "k_factor": 3,
     }
     assert parameters.at_depth(chosen, {"k_factor": 1_000}, 10_000, 100_000, 1024)["k_factor"] == 20
+    assert parameters.at_depth({"nprobe": 4}, {}, 1_000, 100_000, 1024) == {"nprobe": 41}
     assert parameters.at_depth({"efSearch": 64}, {}, 500, 100_000, 0) == {"efSearch": 500}

@@ -71,7 +71,8 @@ def read_gallery(data: Path, language: str | None = None, split: str = "test", l
     """
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be at least 1, not {limit}")
-    pairs = read_pairs(data, split)[:limit]
+    if not (pairs := read_pairs(data, split)[:limit]):
+        raise ValueError(f"{data}: no pairs in its split {split!r}")
     texts, languages, owner = [], [], []
     spoken: Counter[str] = Counter()
     empty = 0

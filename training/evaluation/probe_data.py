@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 from dual_encoder import DualEncoder
 from training.evaluation.gallery import encode_pictures
 from training.evaluation.probes import Probe, probe_figures
-from training.pairs import DataError, Pair, json_lines
+from training.pairs import DataError, Pair, json_rows
 
 
 def read_probes(table: Path, language: str | None = None, limit: int | None = None) -> tuple[list[Pair], list[Probe]]:
@@ -24,12 +23,7 @@ def read_probes(table: Path, language: str | None = None, limit: int | None = No
         raise DataError(f"{table}: no such table of probes")
     numbers: dict[Path, int] = {}
     probes = []
-    for number, line in islice(json_lines(table), limit):
-        try:
-            probe = _probe(json.loads(line), table.parent, numbers)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            reason = f"no column {error}" if isinstance(error, KeyError) else str(error)
-            raise DataError(f"{table}, row {number}: {reason}") from None
+    for probe in islice(json_rows(table, lambda row: _probe(row, table.parent, numbers)), limit):
         if language in (None, probe.language):
             probes.append(probe)
     if not probes:
@@ -37,9 +31,7 @@ def read_probes(table: Path, language: str | None = None, limit: int | None = No
     return [Pair(path, (), ()) for path in numbers], probes
 
 
-def _probe(row: Any, root: Path, numbers: dict[Path, int]) -> Probe:
-    if not isinstance(row, dict):
-        raise ValueError("not an object")
+def _probe(row: dict[str, Any], root: Path, numbers: dict[Path, int]) -> Probe:
     image, caption, negatives = row["image"], row["caption"], row["negative"]
     negatives = [negatives] if isinstance(negatives, str) else negatives
     if not isinstance(image, str) or not image:

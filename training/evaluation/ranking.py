@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 NDCG_AT = 10
 _FEW = 32  # right answers, up to which comparing with each is quicker than sorting the row
-_TIE = 1e-6  # scores this close are equal but for rounding: a product of matrices rounds its last columns otherwise
+TIE = 1e-6  # scores this close are equal but for rounding: a product of matrices rounds its last columns otherwise
 _CELLS = 2**25  # scores held at a time: 128 MB
 
 
@@ -62,7 +62,7 @@ def rank(
 def _places(scores: NDArray[np.floating[Any]], right: NDArray[np.int64]) -> NDArray[np.int64]:
     """Ranks of the right items, ascending, int64 (right,)."""
     mine = np.sort(scores[right])
-    least = mine - _TIE
+    least = mine - TIE
     if len(mine) <= _FEW:
         ahead = np.count_nonzero(scores >= least[:, None], axis=1)
     else:

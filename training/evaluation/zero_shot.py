@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from dual_encoder import DualEncoder
 from training.evaluation.bootstrap import mean_intervals
+from training.evaluation.ranking import TIE
 from training.evaluation.templates import templates
 
 _CONFUSIONS = 10
@@ -119,7 +120,7 @@ def classify(
     """
     scores = images @ weights.T
     own = scores[np.arange(len(labels)), labels]
-    rank = len(names) - (scores < own[:, None]).sum(axis=1)
+    rank = len(names) - (scores < own[:, None] - TIE).sum(axis=1)
     hits = np.stack([rank <= 1, rank <= 5], axis=1).astype(np.float64)
     top1, top5 = mean_intervals(hits, np.arange(len(labels)))
     others = scores.copy()

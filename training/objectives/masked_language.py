@@ -10,6 +10,19 @@ if TYPE_CHECKING:
 MASKED_SHARE = 0.15
 
 
+def mask_token(tokenizer: Any) -> tuple[int, frozenset[int]]:
+    """The id that hides a token, and those that are never hidden: padding, start and end. Raises ValueError."""
+    inner = getattr(tokenizer, "tokenizer", None)
+    if inner is not None:  # a Hugging Face tokenizer
+        if inner.mask_token_id is None:
+            raise ValueError("masked_language needs a tokenizer with a mask token")
+        return int(inner.mask_token_id), frozenset(inner.all_special_ids)
+    # CLIP's vocabulary has no mask; the byte 0xFF, which no UTF-8 text contains, has a token all the same.
+    return tokenizer.encoder[tokenizer.byte_encoder[0xFF]], frozenset(
+        {0, tokenizer.sot_token_id, tokenizer.eot_token_id}
+    )
+
+
 def mask_tokens(
     tokens: torch.Tensor, mask_id: int, special: frozenset[int], generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -49,6 +62,16 @@ def new_head(text_width: int, image_width: int, vocabulary: int, heads: int, lay
             return self.vocabulary(states[hidden])  # type: ignore[no-any-return]
 
     return Head()
+
+
+def token_states(model: Any, tokens: torch.Tensor) -> torch.Tensor:
+    """The text tower's states (n, length, width) before pooling."""
+    tower = getattr(model, "text", model)
+    length = tokens.shape[1]
+    x = tower.token_embedding(tokens) + tower.positional_embedding[:length]
+    return tower.ln_final(  # type: ignore[no-any-return]
+        tower.transformer(x, attn_mask=tower.attn_mask[:length, :length])
+    )
 
 
 def masked_language(

@@ -192,7 +192,7 @@ def small_picture(image: Image.Image, side: int = 112) -> bytes:
 
 
 def plain(value: Any) -> Any:
-    """Metadata as JSON can hold them: no NaN, no bytes, names are strings."""
+    """Metadata as JSON can hold them: no NaN, no bytes, no halves of characters, names are strings."""
     if value is None or isinstance(value, bool | int):
         return value
     if isinstance(value, str):
@@ -200,7 +200,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {str(name): plain(inner) for name, inner in value.items()}
+        return {plain(str(name)): plain(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):
         return [plain(inner) for inner in value]
     return str(value)

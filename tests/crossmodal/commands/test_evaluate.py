@@ -91,6 +91,9 @@ def test_one_line_for_what_cannot_be_done(scenes: Path, tmp_path: Path) -> None:
     refused(1, *tiny, "--by", "size", says="no column 'size'; there are background, colour")
     refused(1, *tiny, "--classes", empty, "--label", "shape", says="empty.txt: 0 classes in it")
     refused(1, *tiny, "--classes", scenes, "--label", "kind", says="no column 'kind'")
+    few = evaluate(*tiny, "--label", "shape", "--linear-probe", scenes, "--shots", 99)
+    assert "fewer than 99 shots" in few.stderr
+    assert "encoding" not in few.stderr  # it is said before the long step
     refused(1, *tiny, "--compare", tmp_path / "model", says="no such directory")
     refused(1, *tiny, "--html", tmp_path / "no" / "r.html", says="r.html: no such folder")
     refused(1, *tiny, "--html", tmp_path, says=f"{tmp_path}: a folder")

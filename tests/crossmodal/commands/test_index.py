@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -10,6 +11,7 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
+from PIL import Image
 
 from corpus import files
 from tests.crossmodal.command import fails
@@ -38,6 +40,16 @@ def test_a_table_on_the_web(tmp_path: Path, scenes: Path, host: str) -> None:
     assert manifest["source"] == host
     uri = json.loads(scenes.read_text("utf-8").splitlines()[0])["image"]
     assert files.read(manifest["source"], uri) == (scenes.parent / uri).read_bytes()
+
+
+def test_where_it_is_read_what_was_left_out(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (40, 40), "red").save(tmp_path / "photos" / "a.png")
+    (tmp_path / "photos" / "b.heic").write_bytes(b"ftypheic")
+    built = run("index", "build", tmp_path / "photos", "--out", tmp_path / "index")
+    said = re.search(r"1 pictures .* 1 rejected \((.*)\)", built.stdout)
+    assert said, built.stderr
+    assert '"b.heic"' in Path(said[1]).read_text("utf-8")
 
 
 def test_an_approximate_index_shows_and_draws_its_curves(tmp_path: Path, scenes: Path) -> None:

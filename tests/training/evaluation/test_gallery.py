@@ -74,7 +74,7 @@ def test_a_missing_picture_is_named(tmp_path: Path, encoder: DualEncoder) -> Non
 
 
 def test_one_split_of_a_prepared_folder(tmp_path: Path, scenes: Path, encoder: DualEncoder) -> None:
-    prepare_pairs(scenes, tmp_path / "data", Options(splits="train=0.5,test=0.5"))
+    prepare_pairs(scenes, tmp_path / "data", Options(splits="train=0.5,test=0.5,dev=0"))
     parts = {split: read_gallery(tmp_path / "data", split=split) for split in ("train", "test")}
     assert len(parts["train"].pairs) + len(parts["test"].pairs) == 60
     assert read_gallery(tmp_path / "data").texts == parts["test"].texts
@@ -83,3 +83,5 @@ def test_one_split_of_a_prepared_folder(tmp_path: Path, scenes: Path, encoder: D
     assert figures["text_to_image"]["recall@1"] > 0.9
     with pytest.raises(DataError, match="no split 'val'; it has"):
         read_gallery(tmp_path / "data", split="val")
+    with pytest.raises(ValueError, match="no pairs in its split 'dev'"):
+        read_gallery(tmp_path / "data", split="dev")

@@ -63,6 +63,14 @@ def test_figures_by_hand() -> None:
     ]
 
 
+def test_what_differs_by_rounding_alone_is_a_tie() -> None:
+    """A product of matrices rounds its last columns otherwise: one vector for all classes is to name none."""
+    weights = np.full((6, 4), 0.5, dtype=np.float32)
+    weights[1:] = np.nextafter(weights[1:], np.float32(0))
+    figures = classify(weights[:1], np.asarray([0]), weights, list("abcdef"))
+    assert (figures["top1"], figures["top5"]) == (0, 0)
+
+
 def test_the_bundled_model_names_colours_of_single_shapes(tmp_path: Path, encoder: DualEncoder) -> None:
     from training.scenes import draw, scenes
 

@@ -125,6 +125,7 @@ def test_resizing(picture: Callable[..., bytes], format: str, kind: str) -> None
 
 def test_metadata_become_json() -> None:
     assert plain({1: (float("inf"), b"x", None, True, "\ud800")}) == {"1": [None, "b'x'", None, True, "?"]}
+    assert plain({"n\ud83d": 1}) == {"n?": 1}
 
 
 def test_halves_of_characters_in_a_list_of_captions_can_be_written(picture: Callable[..., bytes]) -> None:

@@ -351,7 +351,7 @@ def main() -> None:
             if problem:
                 wrong += 1
                 print(f"{name}, {fault}: {problem}", flush=True)
-            if sys.stderr.isatty() or tried % 50 == 0:
+            if sys.stderr.isatty() or tried % 10 == 0:
                 print(f"{tried} tried, {struck} struck, {wrong} wrong", flush=True)
     print(f"{tried} faults tried, {struck} struck before the command had ended, {wrong} left something lost or wrong")
     sys.exit(wrong > 0)

@@ -27,7 +27,7 @@ _LARGE = 64 * 2**10  # bytes; a body with more is nearly always one of pictures
 # Of a body; 64 vectors of 1,536 numbers are half as many. What reads one lets nothing else run: 60 ms for as many.
 _MOST_VALUES = 200_000
 _MOST_ERRORS = 1000
-_UNWATCHED = 0.05  # seconds; most are answered before, and a task that looks out for the client's leaving costs 30 µs
+_UNWATCHED = 0.05  # seconds; where the server does not tell, a task looks out for the client's leaving: 30 µs
 
 EngineOf = Annotated[Engine, Depends(engine)]
 

@@ -182,6 +182,21 @@ def test_a_request_that_would_upgrade_is_answered_with_its_body(port: int, frami
         assert until_closed(client)[0].count(b"HTTP/1.1 ") == 1
 
 
+def test_a_head_comes_in_one_piece_with_its_body_and_alone_where_there_is_none(port: int) -> None:
+    with connect(port) as client:
+        for method, size in (("GET", 18), ("HEAD", 0), ("GET", 18)):
+            client.sendall(f"{method} /healthz HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            head, _, body = client.recv(65536).partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 405 " if method == "HEAD" else b"HTTP/1.1 200 ")
+            assert len(body) == size
+        client.sendall(
+            b"POST /v1/search/images HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n"
+        )
+        assert client.recv(65536) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        client.sendall(b"{}")
+        assert client.recv(65536).startswith(b"HTTP/1.1 422 ")
+
+
 def test_a_request_sent_in_pieces_but_in_time_is_answered(port: int) -> None:
     body = b'{"query": {"text": "a red star"}, "k": 1}'
     with connect(port) as client:

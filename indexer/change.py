@@ -164,9 +164,7 @@ def _writer(
 
 def _warn_of_mixed(source_path: str | Path, before: pa.Schema, now: dict[str, Any]) -> None:
     """Name the columns that are of lists in the index and of something else in what is added, or vice versa."""
-    said = (
-        "%s: %r has lists either in the index or in what is added, not in both; all of it becomes texts of JSON, into "
-    )
+    said = "%s: %r has lists either in the index or in what is added, not in both; all of it becomes texts of JSON"
     for name in sorted(now.keys() & set(before.names)):
         was = before.field(name).type
         if not pa.types.is_null(was) and pa.types.is_list(was) != pa.types.is_list(now[name]):

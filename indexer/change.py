@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from corpus import Record, Source, open_source, place_of
@@ -104,6 +105,7 @@ def add_to_index(
                     change.prune(foreign)
                 writer.forget_rejects(change.mended)
                 change.settle(work.schema)
+                _warn_of_mixed(source_path, base.images.schema, work.schema.types)
                 for _, rows in encoded(bench, parts, work):
                     small = [row["thumbnail"] for row in rows] if thumbnails else None
                     vectors = unpack([row["vector"] for row in rows], encoder.dim)
@@ -158,6 +160,15 @@ def _writer(
         target_recall=manifest.target_recall, memory=manifest.memory, target_latency_ms=manifest.target_latency_ms,
         further_source=foreign, text_queries=queries_of(encoder),
     )  # fmt: skip
+
+
+def _warn_of_mixed(source_path: str | Path, before: pa.Schema, now: dict[str, Any]) -> None:
+    """Name the columns that are of lists in the index and of something else in what is added, or vice versa."""
+    said = "%s: %r has lists either in the index or in what is added, not in both; all of it becomes texts of JSON"
+    for name in sorted(now.keys() & set(before.names)):
+        was = before.field(name).type
+        if not pa.types.is_null(was) and pa.types.is_list(was) != pa.types.is_list(now[name]):
+            log.warning(said + ", into which no filter looks: build anew, from lists alone", source_path, name)
 
 
 def _placed(source: Source, foreign: str | None) -> Iterator[Record]:

@@ -120,6 +120,8 @@ def _kept(kind: _Type) -> _Type | None:
     """The type that a column has in an index: its own if filters know it, else string; None for bytes."""
     if has_bytes(kind):
         return None
+    if _is_texts(kind):
+        return pa.list_(pa.string())
     if pa.types.is_float16(kind):
         return pa.float32()
     is_known = any(is_it(kind) for is_it in (pa.types.is_boolean, pa.types.is_integer, pa.types.is_floating))
@@ -128,6 +130,8 @@ def _kept(kind: _Type) -> _Type | None:
 
 def _as(column: _Array, kind: _Type) -> _Array:
     given = column.type
+    if pa.types.is_list(kind):
+        return pa.array([v and [text for text in v if text is not None] for v in column.to_pylist()], kind)
     if given == kind:
         return column
     if pa.types.is_nested(given):

@@ -33,6 +33,7 @@ _TYPES: dict[str, Any] = {
     "int": pa.int64(),
     "float": pa.float64(),
     "string": pa.string(),
+    "texts": pa.list_(pa.string()),
 }
 
 
@@ -40,8 +41,8 @@ class MetadataSchema:
     """Looks at every value once, then gives each column the narrowest type that holds them all.
 
     Strings that are all numbers or all true/false become that (a CSV has only strings); what is mixed becomes a
-    string; lists and objects become JSON; what never has a value has no type (null). A name that the index itself uses
-    gets the prefix `meta_`.
+    string; lists of texts stay lists, without their nulls, where all values are such; other lists and objects become
+    JSON; what never has a value has no type (null). A name that the index itself uses gets the prefix `meta_`.
     """
 
     def __init__(self) -> None:
@@ -57,6 +58,11 @@ class MetadataSchema:
     def forget_empty(self) -> None:
         """Leave out names that never had a value: what they are is known better elsewhere, or not at all."""
         self._kinds = {name: kind for name, kind in self._kinds.items() if kind}
+
+    @property
+    def types(self) -> dict[str, Any]:
+        """The Arrow type of each column."""
+        return {name: _TYPES[kind] for name, kind in sorted(self._kinds.items())}
 
     def columns(self, rows: Iterable[dict[str, Any]]) -> dict[str, pa.Array[Any]]:
         rows = list(map(as_columns, rows))
@@ -87,7 +93,7 @@ def converted(value: Any, like: Any) -> Any:
     """A value as the corpus has it, in the type of one that the index has, if that can hold it."""
     own = _kind(value)
     if like is None or own == "":
-        return _convert(value, own or "bool")
+        return _convert(value, "string" if isinstance(like, str) else own or "bool")  # an empty text is one among texts
     kind = "string" if isinstance(like, str) else _kind(like)
     return _convert(value, kind if _wider(own, kind) == kind else own)
 
@@ -107,7 +113,8 @@ def _kind(value: Any) -> str:
         if _INT.fullmatch(value):
             return "int"
         return "float" if _FLOAT.fullmatch(value) else "string"
-    return "string"
+    is_texts = isinstance(value, list) and all(isinstance(each, str | None) for each in value)
+    return "texts" if is_texts else "string"
 
 
 def _wider(a: str, b: str) -> str:
@@ -121,6 +128,8 @@ def _convert(value: Any, kind: str) -> Any:
         return None
     if kind == "string":
         return as_utf8(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str))
+    if kind == "texts":
+        return [as_utf8(each) for each in value if each is not None]
     if kind == "bool":
         return value if isinstance(value, bool) else value.lower() == "true"
     return int(value) if kind == "int" else float(value)

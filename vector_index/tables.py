@@ -1,5 +1,6 @@
 """Arrow tables on disk: written in bounded memory, read through a memory map."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -122,9 +123,15 @@ class MappedTable:
             nothing: pa.Array[Any] = pa.nulls(batch.num_rows, kind)
             return nothing
         stored: pa.Array[Any] = batch.column(name)
-        if stored.type != kind:  # whole numbers of any size become floats, the nearest
-            stored = stored.cast(kind, safe=not pa.types.is_floating(kind))
-        return stored
+        return stored if stored.type == kind else _cast(stored, kind)
+
+
+def _cast(column: "pa.Array[Any]", kind: Any) -> "pa.Array[Any]":
+    """Whole numbers of any size become floats, the nearest; lists of texts become texts of JSON."""
+    if pa.types.is_list(column.type) and pa.types.is_string(column.type.value_type) and pa.types.is_string(kind):
+        lists = column.to_pylist()
+        return pa.array([None if v is None else json.dumps(v, ensure_ascii=False) for v in lists], kind)
+    return column.cast(kind, safe=not pa.types.is_floating(kind))
 
 
 def _places(rows: npt.NDArray[np.int64]) -> "pa.Array[Any]":
@@ -144,8 +151,8 @@ def common_type(kinds: Sequence[Any]) -> Any:
 def unify(schemas: Sequence[pa.Schema]) -> pa.Schema:
     """One schema that holds the columns of all: those of the first, then what the others have more.
 
-    A column of whole numbers in one and of floats in another is of floats; of otherwise different types, of strings;
-    of nulls alone in one, of whatever it is in the others.
+    A column of whole numbers in one and of floats in another is of floats; of otherwise different types, of strings,
+    in which lists of texts are JSON; of nulls alone in one, of whatever it is in the others.
 
     Raises:
         ValueError: columns of one name that cannot be read as one type.
@@ -156,7 +163,7 @@ def unify(schemas: Sequence[pa.Schema]) -> pa.Schema:
         try:
             common = common_type([known.type, field.type])
             for kind in (known.type, field.type):
-                pa.nulls(0, kind).cast(common)
+                _cast(pa.nulls(0, kind), common)
         except pa.ArrowException:
             raise ValueError(f"column {field.name!r} is {known.type} in one part and {field.type} in another") from None
         fields[field.name] = pa.field(field.name, common)

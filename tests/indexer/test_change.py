@@ -65,7 +65,10 @@ def content_of(index: Path) -> dict[str, Any]:
             found[item["sha256"]] = {
                 "places": sorted(set(places)), "captions": sorted(item.pop("captions")), "vector": vector,
                 "thumbnail": snapshot.thumbnail(row), "id": item.pop("id"),
-                "more": {name: value for name, value in item.items() if value is not None},
+                "more": {
+                    name: json.dumps(value) if isinstance(value, list) else value
+                    for name, value in item.items() if value is not None
+                },
             }  # fmt: skip
         texts = {}
         for row in snapshot.texts.live().tolist():
@@ -84,6 +87,7 @@ ROWS = st.lists(
             "content": st.integers(0, 7),
             "caption": st.lists(st.sampled_from(["one", "two", "three", "四"]), max_size=3),
             "year": st.sampled_from([1999, 2001, None]),
+            "tags": st.sampled_from([["b", "a"], ["a"], [], None, "a"]),
         }
     ),
     min_size=1,

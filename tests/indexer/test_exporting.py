@@ -30,7 +30,8 @@ def changed(tmp_path: Path, encoder: DualEncoder) -> Path:
             Image.fromarray(pixels).save(tmp_path / f"corpus/{n}.png")
             captions = [f"first {n // 2}", "every", f"only {n}"]
             lines.append({"image": f"{n}.png", "id": f"p{n}", "caption": captions, "year": year(n), "good": n % 2 == 0,
-                          "price": n / 4, "name": "猫", "image_path": "mine", "vector": [1, 2]})  # fmt: skip
+                          "price": n / 4, "name": "猫", "image_path": "mine", "vector": [1, 2],
+                          "tags": [None, [], ["猫", "x"]][n % 3]})  # fmt: skip
         Image.open(tmp_path / f"corpus/{numbers[0]}.png").save(tmp_path / "corpus/copy.png")
         path = tmp_path / "corpus/table.jsonl"
         path.write_text("\n".join(map(json.dumps, [*lines, {**lines[0], "image": "copy.png"}])))

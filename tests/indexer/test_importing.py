@@ -135,7 +135,8 @@ def test_columns_keep_the_types_that_filters_know(tmp_path: Path, encoder: DualE
         "then": pa.array([at, None], pa.timestamp("ns")),
         "day": pa.array([at.date(), None]),
         "exif": pa.array([{"Make": "猫", "at": at}, None]),
-        "tags": pa.array([["p", "q"], None]),
+        "tags": pa.array([["p", None, "q"], None], pa.large_list(pa.large_string())),
+        "counts": pa.array([[1, 2], []]),
         "raw": pa.array([b"\xff", None]),
         "width": pa.array(["wide", None]),
         "duplicate_uris": pa.array(["here", None]),
@@ -148,14 +149,15 @@ def test_columns_keep_the_types_that_filters_know(tmp_path: Path, encoder: DualE
         types = {name: str(snapshot.images.schema.field(name).type) for name in snapshot.images.schema.names}
         assert {name: types.get(name) for name in columns} == {
             "id": "string", "flag": "bool", "small": "int16", "ratio": "float", "half": "float", "name": "string",
-            "kind": "string", "when": "string", "then": "string", "day": "string", "exif": "string", "tags": "string", "raw": None,
+            "kind": "string", "when": "string", "then": "string", "day": "string", "exif": "string", "raw": None,
+            "tags": "list<item: string>", "counts": "string",
             "width": "int32", "duplicate_uris": "list<item: string>", "meta_width": "int64", "empty": "null",
         }  # fmt: skip
         a, b = rows_of(snapshot)
         assert (a["when"], a["day"], a["kind"], a["name"]) == ("2024-05-06T07:08:09.000000Z", "2024-05-06", "x", "ü")
         assert a["then"] == "2024-05-06T07:08:09.000000000"
         assert json.loads(a["exif"])["Make"] == "猫"
-        assert json.loads(a["tags"]) == ["p", "q"]
+        assert (a["tags"], a["counts"], b["counts"]) == (["p", "q"], "[1, 2]", "[]")
         assert (a["meta_meta_width"], a["meta_width"], a["meta_duplicate_uris"]) == ("wide", 1, "here")
         assert (b["when"], b["exif"], b["flag"], b["width"]) == (None, None, None, None)
         where = {"small": {"$gt": 1}, "kind": "y", "half": {"$gte": 1}}
@@ -163,13 +165,14 @@ def test_columns_keep_the_types_that_filters_know(tmp_path: Path, encoder: DualE
 
 
 def test_columns_that_differ_between_files(tmp_path: Path, encoder: DualEncoder) -> None:
-    one = {"id": ["a"], "n": [1], "mixed": [True], "only": ["x"]}
+    one = {"id": ["a"], "n": [1], "mixed": [True], "only": ["x"], "tags": [["p"]], "some": [["p"]]}
+    two = {"id": ["b"], "n": [2.5], "mixed": ["no"], "tags": [None], "some": ["p"]}
     write_pair(tmp_path / "emb", unit(1, encoder.dim), one, "1")
-    write_pair(tmp_path / "emb", unit(1, encoder.dim), {"id": ["b"], "n": [2.5], "mixed": ["no"]}, "2")
+    write_pair(tmp_path / "emb", unit(1, encoder.dim), two, "2")
     import_index(tmp_path / "emb", tmp_path / "index", encoder)
     with open_index(tmp_path / "index") as snapshot:
-        told = [(row["n"], row["mixed"], row["only"]) for row in rows_of(snapshot)]
-        assert told == [(1.0, "true", "x"), (2.5, "no", None)]
+        told = [tuple(row[name] for name in ("n", "mixed", "only", "tags", "some")) for row in rows_of(snapshot)]
+        assert told == [(1.0, "true", "x", ["p"], '["p"]'), (2.5, "no", None, None, "p")]
 
 
 def test_rows_of_no_use_are_rejects_with_a_reason(tmp_path: Path, encoder: DualEncoder) -> None:

@@ -3,9 +3,11 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from corpus.records import SourceError
-from indexer.metadata import MetadataSchema
+from indexer.metadata import MetadataSchema, converted
 
 
 def columns(rows: list[dict[str, Any]]) -> dict[str, pa.Array]:
@@ -36,6 +38,11 @@ def column(values: list[Any]) -> pa.Array:
         ([2**70], pa.string(), [str(2**70)]),
         ([{"雨": [1]}, "a"], pa.string(), ['{"雨": [1]}', "a"]),
         (["\ud800"], pa.string(), ["?"]),
+        ([["b", None, "\ud800"], [], None, "", [None]], pa.list_(pa.string()), [["b", "?"], [], None, None, []]),
+        ([["b", "雨"], "c"], pa.string(), ['["b", "雨"]', "c"]),
+        ([["b"], [1], []], pa.string(), ['["b"]', "[1]", "[]"]),
+        ([["b"], [["c"]]], pa.string(), ['["b"]', '[["c"]]']),
+        ([["b"], {"c": 1}], pa.string(), ['["b"]', '{"c": 1}']),
         ([None, ""], pa.null(), [None, None]),
     ],
 )
@@ -43,6 +50,22 @@ def test_one_type_a_column(values: list[Any], kind: pa.DataType, expected: list[
     result = column(values)
     assert result.type == kind
     assert result.to_pylist() == expected
+
+
+SCALARS = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.text())
+LISTS = st.lists(st.one_of(st.none(), st.text()))
+VALUES = st.one_of(SCALARS, LISTS, st.lists(SCALARS), st.dictionaries(st.text(), SCALARS))
+
+
+@settings(max_examples=40)
+@given(st.one_of(st.lists(st.one_of(st.none(), LISTS)), st.lists(VALUES)))
+def test_lists_of_texts_are_lists_and_what_is_said_again_is_no_change(values: list[Any]) -> None:
+    some = [value for value in values if value not in (None, "")]
+    are_lists = all(isinstance(value, list) and all(isinstance(each, str | None) for each in value) for value in some)
+    built = column([*values, None])
+    assert pa.types.is_list(built.type) == bool(some and are_lists)
+    stored = built.to_pylist()[:-1]
+    assert [converted(value, like) for value, like in zip(values, stored, strict=True)] == stored
 
 
 def test_names_of_our_own_are_kept_apart() -> None:

@@ -194,7 +194,7 @@ def test_what_is_added_to_much_is_of_its_kind(
         (lambda w, c: w.remove_images([0]), "does not exist"),
         (lambda w, c: w.remove_images(range(300)), "no pictures"),
         (lambda w, c: w.remove_images([300]), "300"),
-        (lambda w, c: w.add_images(pa.record_batch({"id": ["n"], "uri": ["u"], "width": [["a"]]}), c.image_vectors[:1]), "width"),
+        (lambda w, c: w.add_images(pa.record_batch({"id": ["n"], "uri": ["u"], "width": [[1]]}), c.image_vectors[:1]), "width"),
     ],
     ids=["an id twice", "a caption of nothing", "all gone", "out of range", "types that do not go together"],
 )  # fmt: skip

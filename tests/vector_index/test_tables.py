@@ -96,6 +96,8 @@ def test_a_schema_that_differs_is_named() -> None:
         (pa.bool_(), pa.string(), pa.string()),
         (pa.null(), pa.int64(), pa.int64()),
         (pa.string(), pa.null(), pa.string()),
+        (pa.null(), pa.list_(pa.string()), pa.list_(pa.string())),
+        (pa.list_(pa.string()), pa.int64(), pa.string()),
     ],
 )
 def test_columns_of_two_types_are_read_as_one(first: pa.DataType, second: pa.DataType, common: pa.DataType) -> None:
@@ -112,3 +114,15 @@ def test_whole_numbers_of_any_size_are_read_as_floats(tmp_path: Path) -> None:
     table = tables.MappedTable(tmp_path / "t.arrow")
     table.schema = tables.unify([schema, pa.schema([("n", pa.float64())])])
     assert table.column("n").to_pylist() == table.take([0, 1])["n"].to_pylist() == [2.0**60, None]
+
+
+def test_lists_among_texts_are_read_as_json(tmp_path: Path) -> None:
+    schema = pa.schema([("id", pa.string()), ("tags", pa.list_(pa.string()))])
+    writer = tables.TableWriter(tmp_path / "t.arrow", schema)
+    writer.append(pa.record_batch({"id": ["a", "b", "c"], "tags": [['x"', "雨"], None, []]}, schema))
+    writer.close()
+    table = tables.MappedTable(tmp_path / "t.arrow")
+    table.schema = tables.unify([schema, pa.schema([("tags", pa.string())])])
+    assert (
+        table.column("tags").to_pylist() == table.take([0, 1, 2])["tags"].to_pylist() == ['["x\\"", "雨"]', None, "[]"]
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -10,8 +11,10 @@ from pydantic import (
     Discriminator,
     Field,
     FiniteFloat,
+    Json,
     StringConstraints,
     Tag,
+    field_validator,
     model_validator,
 )
 
@@ -114,6 +117,35 @@ class SearchRequest(Strict):
         if (self.query is None) == (self.queries is None):
             raise ValueError("give exactly one of query and queries")
         return self
+
+
+class ByUrl(Strict):
+    """A search as a URL, or the fields of a form, tell of it: lists with commas, or named more than once."""
+
+    text: str | None = Field(None, examples=["a red star"])
+    image_id: str | None = None
+    k: int = 10
+    offset: int = 0
+    min_score: float | None = None
+    exact: bool = False
+    params: Json[dict[str, Any]] | None = Field(None, description="as of POST", examples=['{"efSearch": 200}'])
+    filter: Json[dict[str, Any]] | None = Field(None, description="as of POST", examples=['{"count": 1}'])
+    include: list[str] = Field(default_factory=list, description="metadata, captions, vector")
+    group_by: str | None = None
+    facets: list[str] = Field(default_factory=list, description="columns")
+
+    @field_validator("include", "facets")
+    @classmethod
+    def _without_commas(cls, names: list[str]) -> list[str]:
+        return [name.strip() for each in names for name in each.split(",") if name.strip()]
+
+    @classmethod
+    def of(cls, pairs: Iterable[tuple[str, Any]]) -> ByUrl:
+        """Raises ValidationError; of what is no list the last counts."""
+        found: dict[str, Any] = {}
+        for name, value in pairs:
+            found[name] = [*found.get(name, []), value] if name in ("include", "facets") else value
+        return cls.model_validate(found)
 
 
 class Hit(BaseModel):

@@ -8,6 +8,7 @@ import os
 import socket
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 from fastapi import FastAPI
@@ -26,8 +27,10 @@ _UVICORN: dict[str, Any] = {
 }
 
 
-def serve(settings: Settings, host: str, port: int) -> None:
+def serve(settings: Settings, host: str, port: int, opened: Callable[[], None] = lambda: None) -> None:
     """Serve until told to stop. Raises what stops it from starting: the port, no index, a broken one, another model's.
+
+    `opened` is called once nothing does: model and index have been opened, and who connects is answered.
 
     Several workers each open the snapshot; its pages in memory are shared. They start once one engine has been opened
     here, so that a bad index fails with one line, and the model is compiled and cached once.
@@ -56,6 +59,7 @@ def serve(settings: Settings, host: str, port: int) -> None:
         "log_config": log_config,
     }
     engine = Engine(settings)
+    opened()
     if settings.workers == 1:
         app.state.engine = engine
         TimedProtocol.limit(settings, app.state.load)

@@ -34,5 +34,5 @@ def serve(
     settings = Settings(**place(index, store), **given)
     if (settings.index is None) == (settings.store is None):
         raise typer.BadParameter("give an index directory or a store (CROSSMODAL_STORE), one of them")
-    typer.echo(f"serving {settings.store or settings.index} on http://{host}:{port}", err=True)
-    run(settings, host, port)
+    what = f"serving {settings.store or settings.index} on http://{host}:{port}"
+    run(settings, host, port, opened=lambda: typer.echo(what, err=True))

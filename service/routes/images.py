@@ -60,8 +60,10 @@ async def image(id: str, engine: EngineOf) -> ImageItem:
 
 
 def _kept(engine: Engine) -> dict[str, str]:
-    """For a day; where a key is needed by nobody but the caller."""
-    return {"Cache-Control": f"{'private' if is_guarded(engine.settings) else 'public'}, max-age=86400"}
+    """For a day; where a key is needed by nobody but the caller, and only with that key."""
+    if is_guarded(engine.settings):
+        return {"Cache-Control": "private, max-age=86400", "Vary": "Authorization"}
+    return {"Cache-Control": "public, max-age=86400"}
 
 
 def _why(error: Exception) -> str:

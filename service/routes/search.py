@@ -6,7 +6,6 @@ import hashlib
 import time
 from typing import Annotated, Any
 
-import orjson
 from fastapi import APIRouter, Query, Request, Response
 from starlette.formparsers import MultiPartException, MultiPartParser
 
@@ -15,7 +14,7 @@ from service.answer import answer
 from service.errors import Problem
 from service.finder import Target
 from service.routes.shared import EngineOf, body_of, expect_picture, in_time, json_of, json_response
-from service.schemas import SearchAnswer, SearchRequest
+from service.schemas import ByUrl, SearchAnswer, SearchRequest
 
 router = APIRouter(prefix="/v1/search", tags=["search"])
 _PICTURE = {"image": {"base64": ""}}  # stands for the file that came beside the options
@@ -47,32 +46,15 @@ async def search(target: Target, request: Request, engine: EngineOf) -> Response
 
 @router.get("/{target}", response_model=SearchAnswer)
 async def search_by_url(
-    target: Target,
-    request: Request,
-    engine: EngineOf,
-    text: Annotated[str | None, Query(examples=["a red star"])] = None,
-    image_id: str | None = None,
-    k: int = 10,
-    offset: int = 0,
-    min_score: float | None = None,
-    exact: bool = False,
-    filter: Annotated[str | None, Query(description="as of POST, in JSON", examples=['{"count": 1}'])] = None,
-    include: Annotated[str, Query(description="metadata, captions, vector; with commas")] = "",
-    group_by: str | None = None,
-    facets: Annotated[str, Query(description="columns; with commas")] = "",
+    target: Target, request: Request, engine: EngineOf, asked: Annotated[ByUrl, Query()]
 ) -> Response:
     """The same for one text or one indexed picture; caches may keep the answer and ask whether it is still good."""
     began = time.perf_counter()
     will_search()
-    if (text is None) == (image_id is None):
+    if (asked.text is None) == (asked.image_id is None):
         raise Problem(422, "give exactly one of text and image_id")
-    query: dict[str, Any] = {"text": text} if text is not None else {"image": {"id": image_id}}
-    options: dict[str, Any] = {
-        "k": k, "offset": offset, "min_score": min_score, "exact": exact, "include": _split(include),
-        "group_by": group_by, "facets": _split(facets),
-    }  # fmt: skip
-    if filter is not None:
-        options["filter"] = _object(filter)
+    query = {"text": asked.text} if asked.text is not None else {"image": {"id": asked.image_id}}
+    options = asked.model_dump(exclude={"text", "image_id"}, exclude_unset=True)
     wanted = SearchRequest.model_validate({"query": query, **options})
     identity = f"{engine.snapshot.name} {engine.encoder.fingerprint} {request.url.path}?{request.url.query}"
     headers = {"ETag": f'"{hashlib.sha256(identity.encode()).hexdigest()[:32]}"', "Cache-Control": "no-cache"}
@@ -100,23 +82,7 @@ async def _multipart(request: Request) -> tuple[bytes, dict[str, Any]]:
     if upload is None or isinstance(upload, str):
         raise Problem(422, "the form has no file in its field `image`")
     data = await upload.read()
-    fields = {name: value for name, value in form.items() if name != "image"}
     if not data:
         raise Problem(422, "image: the file is empty (0 bytes)")
-    options: dict[str, Any] = {**request.query_params, **fields}
-    for name in {"filter", "params"} & options.keys():
-        options[name] = _object(options[name], name)
-    for name in {"include", "facets"} & options.keys():
-        options[name] = _split(options[name])
-    return data, options
-
-
-def _split(include: str) -> list[str]:
-    return [part.strip() for part in include.split(",") if part.strip()]
-
-
-def _object(text: str, name: str = "filter") -> Any:
-    try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        raise Problem(422, f"{name}: not JSON: {error}") from None
+    fields = [(name, value) for name, value in form.multi_items() if name != "image"]
+    return data, ByUrl.of([*request.query_params.multi_items(), *fields]).model_dump(exclude_unset=True)

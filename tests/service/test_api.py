@@ -56,6 +56,8 @@ def test_facets(client: httpx.Client, scenes: Path) -> None:
         assert {facet["value"]: facet["count"] for facet in answer["facets"][column]} == expected
         counts = [facet["count"] for facet in answer["facets"][column]]
         assert counts == sorted(counts, reverse=True)
+    twice = client.get("/v1/search/images?text=x&facets=shape&facets=count").json()
+    assert list(twice["facets"]) == ["shape", "count"]
     by_url = client.get("/v1/search/images", params={"text": "x", "facets": "shape,captions"}).json()
     assert sum(facet["count"] for facet in by_url["facets"]["shape"]) == len(rows(scenes))
     assert len(by_url["facets"]["captions"]) == 20
@@ -95,7 +97,7 @@ def test_filters(client: httpx.Client, scenes: Path) -> None:
     assert {hit["uri"] for hit in form.json()["hits"]} == expected
     batch = search(client, queries=[{"text": "stars"}, {"text": "a ring"}], k=60, filter=wanted)["results"]
     assert [{hit["uri"] for hit in each["hits"]} for each in batch] == [expected, expected]
-    problem(client.get("/v1/search/images?text=x&filter={"), 422, "filter: not JSON")
+    problem(client.get("/v1/search/images?text=x&filter={"), 422, "filter: Invalid JSON")
     text = search(client, "texts", query={"text": "stars"}, filter={"text": rows(scenes)[0]["caption"][0]})
     assert [hit["text"] for hit in text["hits"]] == [rows(scenes)[0]["caption"][0]]
 

@@ -9,7 +9,7 @@ import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -93,15 +93,17 @@ class OpenVinoRuntime:
             "NUM_STREAMS": str(self.streams),
             "INFERENCE_NUM_THREADS": str(threads),
         }
+        at_work = _AtWork()
         self._text, self._image = (
-            _Tower(path, options, self.streams, _kept(path, files, options), verify) for path in paths
+            _Tower(path, options, self.streams, at_work, _kept(path, files, options), verify) for path in paths
         )
         self._texts = TextTower(self._text, context_length, end_of_text)
 
     def compile(self) -> None:
-        """Compile both towers now. Raises ModelError for one that cannot be loaded."""
+        """Compile both towers now, for calls that come alone too. Raises ModelError for one that cannot be loaded."""
         for tower in (self._text, self._image):
             tower.compile()
+            tower.widen()
 
     def encode_rows(self, rows: Sequence[NDArray[np.int64]]) -> NDArray[np.float32]:
         """Token ids of each text, int64 (length,) -> float32 (n, dim)."""
@@ -135,13 +137,43 @@ def no_int8(directory: Path) -> ModelError:
     return ModelError(f"precision int8: {directory} has no 8-bit towers; {how}")
 
 
+class _AtWork:
+    """Which calls of both towers come one at a time."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._calls = 0
+        self._shared = True  # whether the last that found nobody at work was joined by others before it ended
+
+    @contextmanager
+    def call(self) -> Iterator[bool]:
+        """Whether nobody else is at work as this one begins, nor came while the last such was: never two at a time."""
+        with self._lock:
+            alone = not (self._calls or self._shared)
+            self._shared = self._calls > 0
+            self._calls += 1
+        try:
+            yield alone
+        finally:
+            with self._lock:
+                self._calls -= 1
+
+
 class _Tower:
     """One ONNX file, compiled on first use; called from as many threads as there are streams."""
 
     def __init__(
-        self, path: Path, options: dict[str, str], streams: int, kept: Compiled | None = None, verify: bool = True
+        self,
+        path: Path,
+        options: dict[str, str],
+        streams: int,
+        at_work: _AtWork,
+        kept: Compiled | None = None,
+        verify: bool = True,
     ) -> None:
         self._path, self._options, self._streams, self._kept, self._verify = path, options, streams, kept, verify
+        self._at_work = at_work
+        self._wide: Any = None
         self._lock = threading.Lock()
         self._blob: mmap.mmap | None = None  # where weights are read from
         self._idle: LifoQueue[Any] | None = None
@@ -160,6 +192,12 @@ class _Tower:
                     raise ModelError(f"{self._path}: OpenVINO cannot load the model: {why}") from None
                 self._idle = idle
             return self._idle
+
+    def widen(self) -> None:
+        """Give what comes alone every core: by a copy with one stream, of the same weights where they are mapped."""
+        if self._blob is not None and self._streams > 1:
+            model = core().import_model(_tensor(self._blob), "CPU", {**self._options, "NUM_STREAMS": "1"})
+            self._wide = model.create_infer_request()
 
     def _read(self) -> Any:
         """What was compiled before; None without it."""
@@ -198,11 +236,18 @@ class _Tower:
 
     def _infer(self, inputs: Inputs) -> NDArray[np.float32]:
         idle = self._idle or self.compile()
-        request = idle.get()
-        try:
-            return np.array(request.infer(inputs)[0], dtype=np.float32)
-        finally:
-            idle.put(request)
+        with self._at_work.call() as alone:
+            if alone and self._wide and len(inputs[0]) == 1:
+                return _features(self._wide, inputs)
+            request = idle.get()
+            try:
+                return _features(request, inputs)
+            finally:
+                idle.put(request)
+
+
+def _features(request: Any, inputs: Inputs) -> NDArray[np.float32]:
+    return np.array(request.infer(inputs)[0], dtype=np.float32)
 
 
 def _tensor(blob: mmap.mmap) -> Any:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
-from dual_encoder import ModelError, openvino_runtime
+from dual_encoder import ModelError, load_encoder, openvino_runtime
 
 LET_GO_ELSEWHERE = """
 import gc, os, signal, threading
@@ -48,7 +50,34 @@ def test_a_tower_that_could_not_be_readied_says_so_each_time(monkeypatch: pytest
             raise RuntimeError("out of memory")
 
     monkeypatch.setattr(openvino_runtime, "core", Core)
-    tower = openvino_runtime._Tower(Path("text.onnx"), {}, 1)
+    tower = openvino_runtime._Tower(Path("text.onnx"), {}, 1, openvino_runtime._AtWork())
     for _ in range(2):
         with pytest.raises(ModelError, match=r"text\.onnx: OpenVINO cannot load the model: out of memory"):
             tower.compile()
+
+
+def test_what_comes_alone_time_and_again_has_every_core() -> None:
+    encoder = load_encoder("tiny", runtime="openvino", threads=2)
+    runtime: Any = encoder.runtime
+    wide: list[str] = []
+
+    def noting(name: str, request: Any) -> Any:
+        def infer(inputs: Any) -> Any:
+            wide.append(name)
+            return request.infer(inputs)
+
+        return SimpleNamespace(infer=infer)
+
+    runtime._text._wide = noting("text", runtime._text._wide)
+    runtime._image._wide = noting("image", runtime._image._wide)
+    pixels = np.random.default_rng(0).standard_normal((1, 3, *encoder.image_size), dtype=np.float32)
+    for _ in range(2):
+        usual, expected = encoder.encode_texts(["a red star"]), encoder.encode_pixels(np.repeat(pixels, 4, axis=0))[:1]
+        assert wide == []
+        np.testing.assert_allclose(encoder.encode_texts(["a red star"]), usual, atol=1e-3)
+        np.testing.assert_allclose(encoder.encode_pixels(pixels), expected, atol=1e-3)
+        assert wide == ["text", "image"]
+        with runtime._text._at_work.call():
+            encoder.encode_texts(["a red star"])
+        assert wide == ["text", "image"]
+        wide.clear()

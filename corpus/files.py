@@ -68,9 +68,9 @@ def read_local(
             raise ValueError(f"the file has {size:,} bytes, more than the {MAX_BYTES:,} allowed")
         with open(handle, "rb", closefd=False) as file:
             if length is None:
-                # As many as it has: room for MAX_BYTES would be new memory for each file, and cost a twentieth of
-                # decoding it. A filesystem that tells no size says 0.
-                return file.read(size or MAX_BYTES)
+                # Room for MAX_BYTES would be new memory for each file, and cost a twentieth of decoding it.
+                data = file.read(size + 1)
+                return data if len(data) <= size else data + file.read(MAX_BYTES)  # it has grown, or tells no size
             file.seek(offset or 0)
             data = file.read(length)
     finally:

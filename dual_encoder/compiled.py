@@ -61,8 +61,8 @@ class Compiled:
                     "sha256": _sha256(blob),
                 }
                 (work / _RECORD).write_text(json.dumps(record), "utf-8")
-        except OSError:  # the disk is full, say, or another process is at it
-            return None
+        except OSError:  # the disk is full, say, or another process is at it, or was
+            pass
         return self.load(verify=False)
 
     def check(self) -> None:

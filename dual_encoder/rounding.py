@@ -32,7 +32,7 @@ def round_weights(model: Any) -> None:
             values = constant.get_data()
             if values.size < _LEAST or values.dtype.kind != "f":
                 continue
-            name = source.get_friendly_name()
+            name = source.get_name()  # unique, as the friendly one need not be
             if name not in rounded:
                 tensor = openvino.Tensor(bf16(values), openvino.Shape(values.shape), openvino.Type.bf16)
                 small = openvino.op.Constant(tensor, shared_memory=False)
@@ -46,5 +46,6 @@ def bf16(values: NDArray[np.floating[Any]]) -> NDArray[np.uint16]:
 
     As the processor rounds; OpenVINO's own conversion of constants does not.
     """
-    bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
-    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+    floats = np.ascontiguousarray(values, dtype=np.float32)
+    bits = floats.view(np.uint32)
+    return np.where(np.isnan(floats), 0x7FC0, (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)

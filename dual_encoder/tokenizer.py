@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+# Characters: one text so long is encoded by a call that keeps the interpreter's lock, and need not wait to get it back.
+_SHORT = 500
 START, END = "<start_of_text>", "<end_of_text>"
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
@@ -32,7 +34,7 @@ class Tokenizer:
         """Texts -> ids int64 (n, length), zero-padded to the longest; a text over the context length is cut."""
         # U+0345, a mark that folds to a letter, is in none of the pattern's classes under open_clip's IGNORECASE.
         cleaned = [clean(text, self._clean).replace("\u0345", " ") for text in texts]
-        if len(cleaned) == 1:  # by a call that keeps the interpreter's lock: no other thread has to give it back
+        if len(cleaned) == 1 and len(cleaned[0]) <= _SHORT:
             encoded = [self._backend.encode(cleaned[0], add_special_tokens=False)]
         else:
             encoded = self._backend.encode_batch_fast(cleaned, add_special_tokens=False)

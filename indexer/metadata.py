@@ -126,10 +126,12 @@ def _wider(a: str, b: str) -> str:
 def _convert(value: Any, kind: str) -> Any:
     if value is None or value != value or kind == "" or (value == "" and kind != "string"):
         return None
+    if kind in ("string", "texts") and _kind(value) == "texts":
+        value = [as_utf8(each) for each in value if each is not None]
+    if kind == "texts":
+        return value
     if kind == "string":
         return as_utf8(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str))
-    if kind == "texts":
-        return [as_utf8(each) for each in value if each is not None]
     if kind == "bool":
         return value if isinstance(value, bool) else value.lower() == "true"
     return int(value) if kind == "int" else float(value)

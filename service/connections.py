@@ -159,7 +159,7 @@ class TimedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         if self.cycle is not None:
-            self.cycle.scope[WHEN_GONE] = []  # type: ignore[literal-required]
+            self.cycle.scope.setdefault(WHEN_GONE, [])  # type: ignore[misc]  # again where the next is an upgrade
             super().on_message_complete()
 
     def on_response_complete(self) -> None:

@@ -30,7 +30,7 @@ _UVICORN: dict[str, Any] = {
 def serve(settings: Settings, host: str, port: int, opened: Callable[[], None] = lambda: None) -> None:
     """Serve until told to stop. Raises what stops it from starting: the port, no index, a broken one, another model's.
 
-    `opened` is called once nothing does: model and index have been opened, and who connects is answered.
+    `opened` is called once model and index have been opened: who connects is answered, by the first worker that is up.
 
     Several workers each open the snapshot; its pages in memory are shared. They start once one engine has been opened
     here, so that a bad index fails with one line, and the model is compiled and cached once.

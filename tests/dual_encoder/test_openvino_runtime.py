@@ -68,9 +68,14 @@ def test_what_comes_alone_time_and_again_has_every_core() -> None:
 
         return SimpleNamespace(infer=infer)
 
+    pixels = np.random.default_rng(0).standard_normal((1, 3, *encoder.image_size), dtype=np.float32)
+    for _ in range(2):
+        encoder.encode_texts(["a"])
+        encoder.encode_pixels(pixels)
     runtime._text._wide = noting("text", runtime._text._wide)
     runtime._image._wide = noting("image", runtime._image._wide)
-    pixels = np.random.default_rng(0).standard_normal((1, 3, *encoder.image_size), dtype=np.float32)
+    with runtime._text._at_work.call():
+        encoder.encode_texts(["a"])
     for _ in range(2):
         usual, expected = encoder.encode_texts(["a red star"]), encoder.encode_pixels(np.repeat(pixels, 4, axis=0))[:1]
         assert wide == []

@@ -19,9 +19,7 @@ from dual_encoder.rounding import bf16, round_weights
 def test_rounds_to_the_nearest_and_ties_to_even() -> None:
     rng = np.random.default_rng(0)
     ties = (rng.integers(0, 2**15, 1000, dtype=np.uint32) << 16 | 0x8000).view(np.float32)
-    values = np.concatenate(
-        [rng.standard_normal(1000, dtype=np.float32), ties[np.isfinite(ties)], [0.0, -0.0, np.inf, np.nan]]
-    )
+    values = np.concatenate([rng.standard_normal(1000, dtype=np.float32), ties[np.isfinite(ties)], [0.0, -0.0, np.inf]])
     expected = torch.from_numpy(values.astype(np.float32)).to(torch.bfloat16).view(torch.uint16).numpy()
     assert np.array_equal(bf16(values), expected)
     nothing = np.array([0x7FC00000, 0x7FFFFFFF, 0xFFFFFFFF], np.uint32).view(np.float32)

@@ -9,9 +9,8 @@ a pool that would push its threads off them:
 - The tokeniser computes on the thread that calls it: a batch of queries is too small to split.
 - Pictures are decoded on as many threads as cores: that is as much work as encoding them, and overlaps with it.
 - The encoder works on several batches at once, each on a part of the cores (docs/performance.md says
-  why): two streams of one core answered 1.2 times the queries of one stream of two, side by side on a busy machine,
-  and took 1.5 times as long over a query that came alone (8 ms, not 6, where nobody else was busy).
-  Pictures that come alone, given a second copy of their tower on both cores, were answered later beside other work.
+  why): two streams of one core answered 1.2 times the queries of one stream of two, side by side on a busy machine.
+  Queries that come one at a time have every core, by a second copy of each tower.
 """
 
 from __future__ import annotations

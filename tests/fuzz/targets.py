@@ -19,8 +19,7 @@ from dual_encoder.image import open_image
 from dual_encoder.preprocess import Preprocess
 from service import intake
 from service.errors import Problem
-from service.routes.search import _object
-from service.schemas import SearchRequest
+from service.schemas import ByUrl, SearchRequest
 from vector_index import (
     BadFilter,
     Filter,
@@ -61,10 +60,9 @@ def image(data: bytes) -> None:
 
 def filter(data: bytes) -> None:
     """A filter as JSON: in a body, and in a URL -> a mask that its opposite completes, or a reason."""
-    with contextlib.suppress(Problem, UnicodeDecodeError):
-        value = _object(data.decode())
-        with contextlib.suppress(ValidationError):
-            _apply(SearchRequest.model_validate({"query": {"text": "a"}, "filter": value}))
+    with contextlib.suppress(ValidationError, UnicodeDecodeError):
+        options = ByUrl.of([("filter", data.decode())]).model_dump(exclude_unset=True)
+        _apply(SearchRequest.model_validate({"query": {"text": "a"}, **options}))
     with contextlib.suppress(ValidationError):
         _apply(SearchRequest.model_validate_json(b'{"query": {"text": "a"}, "filter": ' + data + b"}"))
 

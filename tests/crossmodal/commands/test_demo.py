@@ -17,7 +17,7 @@ from vector_index import IndexDirectory
 def test_it_indexes_anew_only_for_another_model(
     index: Path, scenes: Path, encoder: DualEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "serve", lambda *_: None)
+    monkeypatch.setattr(server, "serve", lambda *_, **__: None)
     shutil.copytree(index, tmp_path / "index")
     shutil.copytree(scenes.parent, tmp_path / "scenes")
     directory = IndexDirectory(tmp_path / "index")

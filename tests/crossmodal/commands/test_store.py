@@ -51,7 +51,7 @@ def test_published_searched_changed_and_cleared(
 
 def test_the_command_line_beats_the_environment(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     served: list[Settings] = []
-    monkeypatch.setattr(server, "serve", lambda settings, host, port: served.append(settings))
+    monkeypatch.setattr(server, "serve", lambda settings, host, port, opened: served.append(settings))
     monkeypatch.setenv("CROSSMODAL_STORE", "milvus://127.0.0.1:1/scenes")
     app(["serve", str(index)], standalone_mode=False)
     app(["serve"], standalone_mode=False)

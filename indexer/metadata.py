@@ -126,7 +126,7 @@ def _wider(a: str, b: str) -> str:
 def _convert(value: Any, kind: str) -> Any:
     if value is None or value != value or kind == "" or (value == "" and kind != "string"):
         return None
-    if kind in ("string", "texts") and _kind(value) == "texts":
+    if isinstance(value, list) and _kind(value) == "texts":
         value = [as_utf8(each) for each in value if each is not None]
     if kind == "texts":
         return value

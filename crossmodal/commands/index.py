@@ -423,8 +423,10 @@ def _publish(index: Path, store: MilvusStore | None, kind: str, thumbnails: bool
 
 def _rejected(index: Path, result: Any) -> str:
     """How many inputs were left out, and where to read why."""
-    why = f" ({index / 'snapshots' / result.snapshot / 'rejects.jsonl'})" if result.rejected else ""
-    return f"{result.rejected:,} rejected{why}"
+    from vector_index import IndexDirectory
+
+    why = IndexDirectory(index).snapshots / result.snapshot / "rejects.jsonl"
+    return f"{result.rejected:,} rejected" + (f" ({why})" if result.rejected else "")
 
 
 def _print_change(index: Path, result: Any, json: bool) -> None:

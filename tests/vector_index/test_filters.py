@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -167,7 +166,7 @@ def test_as_deep_as_allowed() -> None:
 
 @pytest.mark.parametrize("kind", ["Flat", "HNSW16,SQfp16", "IVF32,SQfp16", "IVF32,RaBitQfs,Refine(SQfp16)"])
 def test_search_finds_the_nearest_of_what_is_kept(
-    directory: IndexDirectory, publish: Callable[..., str], make_corpus: Any, kind: str, tmp_path: Path
+    directory: IndexDirectory, publish: Callable[..., str], make_corpus: Any, kind: str
 ) -> None:
     corpus = make_corpus(3_000)
     publish(corpus, index_type=kind)
@@ -208,9 +207,7 @@ def test_a_walk_that_goes_astray_is_made_good(
 
 
 @pytest.mark.parametrize("kind", ["HNSW16,SQ8", "IVF64,SQ8", "IVF64,RaBitQfs,Refine(SQfp16)", "PQ4x4fs,Refine(SQfp16)"])
-def test_recall_whatever_share_a_filter_keeps(
-    directory: IndexDirectory, writer: Callable[..., Any], kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_recall_whatever_share_a_filter_keeps(directory: IndexDirectory, writer: Callable[..., Any], kind: str) -> None:
     """50 % to 0.01 % of the rows, each kept at random."""
     count = 20_000
     rng = np.random.default_rng(4)

@@ -87,7 +87,7 @@ def test_auto_is_exact_while_that_is_fast(tmp_path: Path) -> None:
     assert tuning.candidates(50_000, 16) == ["Flat"]
 
 
-def test_auto_chooses_what_fits_into_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_auto_chooses_what_fits_into_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tuning, "FLAT_ROWS", 1_000)
     monkeypatch.setattr(tuning, "SAMPLE_ROWS", 1_500)
     data = vectors(3_000, dim=64)

@@ -23,7 +23,6 @@ _LARGEST_NLIST: Final = 1 << 20
 # takes over one after the other, as it would below 128,000.
 _BY_MATRIX: Final = 4
 _NEIGHBOURS: Final = re.compile(r"HNSW(\d+)")
-_LISTS: Final = re.compile(r"\bIVF(\d+)(_HNSW\d*)?\b")
 _NLIST: Final = re.compile(r"\bIVF(\d+)([kM]?)")
 _PROJECTED: Final = re.compile(r"LeanVec\d+,IVF\d+(_HNSW\d*|\(.*\))?,PQ\d+x4fsr,Refine\(SQfp16\)")
 
@@ -83,12 +82,6 @@ def new_index(kind: str, dim: int) -> Any:
 def is_projected(kind: str) -> bool:
     """Tell whether queries and vectors are projected each in their own way before codes are compared."""
     return _PROJECTED.fullmatch(kind) is not None
-
-
-def lists_of(kind: str) -> int:
-    """Return the number of inverted lists in a kind's string, 0 where it has none."""
-    found = _LISTS.search(kind)
-    return int(found[1]) if found else 0
 
 
 def is_refined(index: Any) -> bool:

@@ -140,8 +140,9 @@ def search_rows(storage: Any, vectors: Floats, k: int, rows: Ints) -> tuple[Floa
     faiss = load_faiss()
     best = np.empty((len(vectors), 0), np.float32)
     found = np.empty((len(vectors), 0), np.int64)
-    for start in range(0, len(rows), CHUNK_ROWS // 4):
-        some = rows[start : start + CHUNK_ROWS // 4]
+    step = CHUNK_ROWS // 4
+    for start in range(0, len(rows), step):
+        some = rows[start : start + step]
         gathered = storage.reconstruct_batch(some)
         scores, places = faiss.knn(vectors, gathered, min(k, len(some)), metric=faiss.METRIC_INNER_PRODUCT)
         best, found = np.hstack([best, scores]), np.hstack([found, some[places]])

@@ -1,9 +1,7 @@
 """A segment: a table, its deleted rows, and the FAISS index whose row i is row i of the table."""
 
 import logging
-import threading
 from bisect import bisect_left
-from collections import OrderedDict
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +14,8 @@ import pyarrow as pa
 from vector_index import kinds, parameters, tables
 from vector_index.errors import DimensionMismatch, SnapshotCorrupt
 from vector_index.filters import Filter
+from vector_index.kinds import Floats, Ints
+from vector_index.lru_cache import LRUCache
 from vector_index.manifest import SegmentStamp
 from vector_index.on_device import OnDevice, fits
 
@@ -47,7 +47,7 @@ class Selection:
         return pa.Array.from_buffers(pa.bool_(), rows, [None, pa.py_buffer(self.bits.data)])
 
     @cached_property
-    def rows(self) -> npt.NDArray[np.int64]:
+    def rows(self) -> Ints:
         """Their numbers, rising, int64 (count,)."""
         return np.flatnonzero(np.unpackbits(self.bits, bitorder="little"))
 
@@ -67,7 +67,7 @@ class Segment:
         self.stamp = stamp
         path = snapshot / stamp.name
         self.table: tables.MappedTable = open_part(Path(f"{path}.arrow"), tables.MappedTable)
-        self.order: npt.NDArray[np.int64] = open_part(Path(f"{path}.order.npy"), _map_rows)
+        self.order: Ints = open_part(Path(f"{path}.order.npy"), _map_rows)
         self.index = open_part(Path(f"{path}.faiss"), lambda file: kinds.read_index(file, _held(file, stamp, dim)))
         self.deleted = open_part(Path(f"{path}.deleted.npy"), _map_rows) if stamp.deleted else np.empty(0, np.int64)
         self._storage = kinds.storage_of(self.index)
@@ -75,9 +75,8 @@ class Segment:
         self._nlist: int = core.nlist if kinds.is_ivf(core) else 0
         self.limits = parameters.allowed(self.index)
         self._on_device: OnDevice | None = None
-        self._selections: OrderedDict[bytes, Selection] = OrderedDict()
+        self._selections: LRUCache[Selection] = LRUCache(_REMEMBERED)
         self._made: dict[tuple[tuple[str, int], ...], Any] = {}
-        self._lock = threading.Lock()
 
         counts = {"arrow": len(self.table), "order.npy": len(self.order), "faiss": self.index.ntotal}
         for suffix, rows in counts.items():
@@ -121,14 +120,14 @@ class Segment:
 
     def search(
         self,
-        queries: npt.NDArray[np.float32],
+        queries: Floats,
         k: int,
         selection: Selection | None,
         *,
         exact: bool = False,
         params: parameters.Parameters,
         modality: str | None = None,
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    ) -> tuple[Floats, Ints]:
         """The nearest of the selected rows (None: all) to each of float32 (q, dim): scores and rows, (q, at most k).
 
         Of `params` those count that this index knows.
@@ -144,9 +143,7 @@ class Segment:
             return kinds.search(self.index, queries, k, self._to_faiss(wanted))
         return self._search_some(queries, k, wanted, selection, exact)
 
-    def _search_all(
-        self, queries: npt.NDArray[np.float32], k: int
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    def _search_all(self, queries: Floats, k: int) -> tuple[Floats, Ints]:
         if (held := self._on_device) is not None:
             try:
                 return held.search(queries, k)
@@ -177,21 +174,15 @@ class Segment:
         """
         if where is None:
             return self._live
-        with self._lock:
-            if (known := self._selections.get(where.key)) is not None:
-                self._selections.move_to_end(where.key)
-                return known
+        return self._selections.get(where.key, lambda: self._selected(where))
+
+    def _selected(self, where: Filter) -> Selection:
         mask = where.mask(self.table)
-        found = Selection.of(mask & self.live() if len(self.deleted) else mask)
-        with self._lock:
-            self._selections[where.key] = found
-            while len(self._selections) > _REMEMBERED:
-                self._selections.popitem(last=False)
-        return found
+        return Selection.of(mask & self.live() if len(self.deleted) else mask)
 
     def _search_some(
-        self, queries: npt.NDArray[np.float32], k: int, wanted: dict[str, int], selection: Selection, exact: bool
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        self, queries: Floats, k: int, wanted: dict[str, int], selection: Selection, exact: bool
+    ) -> tuple[Floats, Ints]:
         """Search past rows that are not selected, the farther the fewer are; or compare with all that are.
 
         Few rows are compared sooner than a long search is made. A search that ends with too few rows went astray among
@@ -219,9 +210,7 @@ class Segment:
             return selection.count * CODES_A_VECTOR <= len(self) * lists // self._nlist
         return True
 
-    def _compare(
-        self, queries: npt.NDArray[np.float32], k: int, selection: Selection
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    def _compare(self, queries: Floats, k: int, selection: Selection) -> tuple[Floats, Ints]:
         """Compare every row selected; few are gathered, many found by passing over the others."""
         if selection.count * GATHERED <= len(self):
             return kinds.search_rows(self._storage, queries, k, selection.rows)
@@ -240,9 +229,9 @@ class Segment:
         place = int(np.searchsorted(self.deleted, row))
         return place < len(self.deleted) and int(self.deleted[place]) == row
 
-    def vectors(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    def vectors(self, rows: Ints) -> Floats:
         """The vectors of rows as stored, float32 (n, dim), deleted ones too."""
-        reconstructed: npt.NDArray[np.float32] = self._storage.reconstruct_batch(rows)
+        reconstructed: Floats = self._storage.reconstruct_batch(rows)
         return reconstructed
 
     def _id_at(self, row: int) -> str:
@@ -250,7 +239,7 @@ class Segment:
         return value
 
 
-def check_vectors(vectors: npt.NDArray[Any], dim: int) -> npt.NDArray[np.float32]:
+def check_vectors(vectors: npt.NDArray[Any], dim: int) -> Floats:
     """Return vectors as contiguous float32 (n, dim), without a copy if they are that already.
 
     Raises:
@@ -272,8 +261,8 @@ def _held(path: Path, stamp: SegmentStamp, dim: int) -> int:
     return max(0, path.stat().st_size - 2 * dim * stamp.rows) if is_copied else 0
 
 
-def _map_rows(path: Path) -> npt.NDArray[np.int64]:
-    rows: npt.NDArray[np.int64] = np.load(path, mmap_mode="r", allow_pickle=False)
+def _map_rows(path: Path) -> Ints:
+    rows: Ints = np.load(path, mmap_mode="r", allow_pickle=False)
     if rows.ndim != 1 or rows.dtype != np.int64:
         raise ValueError(f"{rows.dtype} of shape {rows.shape}, not a list of int64")
     return rows

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from vector_index import kinds, tables
+from vector_index.kinds import Floats, Ints
 from vector_index.manifest import SegmentStamp
 from vector_index.segment import Segment, check_vectors
 from vector_index.snapshot import thumbnails_name
@@ -76,8 +77,8 @@ class SegmentWriter:
     def _add_from(
         self,
         table: tables.MappedTable,
-        rows: npt.NDArray[np.int64],
-        vectors: npt.NDArray[np.float32],
+        rows: Ints,
+        vectors: Floats,
         thumbnails: tables.MappedTable | None,
     ) -> None:
         small = None if thumbnails is None else thumbnails.take(rows, ["thumbnail"])["thumbnail"].to_pylist()
@@ -96,19 +97,17 @@ class SegmentWriter:
         """Close the files. May be called again."""
         if self._spill.closed:
             return
-        self._table_writer(self._required)  # an empty segment has a table too
+        self._table_writer(self._required).close()  # an empty segment has a table too
         if self._thumbnails is not None:
             self._pad_thumbnails()
             self._thumbnails.close()
-        if self._table is not None:
-            self._table.close()
         self._spill.close()
 
     def table(self) -> tables.MappedTable:
         """The rows, once closed."""
         return tables.MappedTable(self._folder / "rows.arrow")
 
-    def vectors(self) -> kinds.Floats:
+    def vectors(self) -> Floats:
         """The vectors, once closed: float32 (rows, dim), in a map."""
         shape = (self.rows, self._dim)
         return np.memmap(self._spill.name, np.float32, "r", shape=shape) if self.rows else np.empty(shape, np.float32)

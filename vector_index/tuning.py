@@ -3,13 +3,15 @@
 import logging
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from vector_index import kinds, parameters
 from vector_index.construction import EF_CONSTRUCTION, write_index
@@ -66,14 +68,14 @@ def build_index(
     Args:
         kind: a string of `index_factory`, or "auto".
         vectors: unit float32 (n, dim), typically a memory map; read in chunks. An empty one always gets "Flat".
-        queries: by modality; those of no modality are measured on their own vectors.
+        queries: by modality; a modality without any is not measured.
         target: the cheapest operating point that reaches it is chosen for each modality; the best, with a warning,
             where none does.
         beside: a larger segment of the same collection. What "auto" took for it is tried before a choice is made.
     """
     queries = {name: each for name, each in queries.items() if len(each.vectors)}
     best: IndexStamp | None = None
-    last: dict[str, Floats] = {}
+    last = cache(lambda: last_scores(vectors, queries))
     for each in _kinds(kind, vectors, queries, target, beside):
         part = path.with_suffix(".part")
         stamp = _build(each, vectors, queries, target, part, last)
@@ -109,16 +111,20 @@ def _kinds(
 
 
 def _build(
-    kind: str, vectors: Floats, queries: Mapping[str, Queries], target: Target, path: Path, last: dict[str, Floats]
+    kind: str,
+    vectors: Floats,
+    queries: Mapping[str, Queries],
+    target: Target,
+    path: Path,
+    last: Callable[[], Mapping[str, Floats]],
 ) -> IndexStamp:
-    """Build and measure; `last` is filled with the scores that exact search ends with, when they are first needed."""
+    """Build and measure; `last` gives the scores that exact search ends with, where there is anything to measure."""
     kind = write_index(kind, vectors, path, _alike(queries))
     index = kinds.read_index(path)
     fixed = facts(index)
     if not parameters.allowed(index):
         return IndexStamp(kind=kind, parameters=fixed)
-    last |= {} if last else last_scores(vectors, queries)
-    points = {name: operating_point(index, vectors, each, target, last[name]) for name, each in queries.items()}
+    points = {name: operating_point(index, vectors, each, target, last()[name]) for name, each in queries.items()}
     return IndexStamp(
         kind=kind,
         parameters={**fixed, **widest(points)},
@@ -187,9 +193,7 @@ def choose_index_types(vectors: Floats, queries: Mapping[str, Queries], target: 
     if len(among) == 1:
         return among
     sample = kinds.evenly(vectors, SAMPLE_ROWS)
-    asked = {name: Queries(each.vectors) for name, each in queries.items()} or {
-        "images": Queries(kinds.evenly(sample, RECALL_QUERIES))
-    }
+    asked = {name: Queries(each.vectors) for name, each in queries.items()}
     last = last_scores(sample, asked)
     measured: list[tuple[bool, bool, float, str]] = []
     with tempfile.TemporaryDirectory(prefix="choose-") as folder:
@@ -230,8 +234,6 @@ def held_bytes(index: Any, path: Path) -> int:
 
 def last_scores(vectors: Floats, queries: Mapping[str, Queries]) -> dict[str, Floats]:
     """Return for each modality the score of the last row that exact search finds, float32 (q, 1); reads them once."""
-    if not queries:
-        return {}
     best = kinds.exact_scores(np.vstack([each.vectors for each in queries.values()]), vectors, RECALL_K + 1)
     ends = np.cumsum([len(each.vectors) for each in queries.values()])
     return {
@@ -269,17 +271,14 @@ def choose(measured: Iterable[tuple[RecallPoint, float]], target: Target) -> Ope
     asked, and the cheapest of many good ones is good by luck; of those within the latency, where one is given, the best
     if none reaches it.
     """
-    curve, certain = [], []
-    for point, error in measured:
-        curve.append(point)
-        certain.append(point.recall_at_10 - _ERRORS * error >= target.recall)
-    in_time = [target.latency_ms is None or point.ms <= target.latency_ms for point in curve]
-    good = [point for point, sure, quick in zip(curve, certain, in_time, strict=True) if sure and quick]
-    quick_enough = [point for point, quick in zip(curve, in_time, strict=True) if quick]
+    measured = list(measured)
+    curve = [point for point, _ in measured]
+    in_time = [each for each in measured if target.latency_ms is None or each[0].ms <= target.latency_ms]
+    good = [point for point, error in in_time if point.recall_at_10 - _ERRORS * error >= target.recall]
     if good:
         chosen = min(good, key=lambda point: point.ms)
-    elif quick_enough:
-        chosen = max(quick_enough, key=lambda point: (point.recall_at_10, -point.ms))
+    elif in_time:
+        chosen = max((point for point, _ in in_time), key=lambda point: (point.recall_at_10, -point.ms))
     else:
         chosen = min(curve, key=lambda point: point.ms)
     return OperatingPoint(
@@ -313,7 +312,6 @@ def recall_curve(
     after a recall that is enough.
     """
     faiss = kinds.load_faiss()
-    own = queries.rows
     k = _depth(queries, vectors)
     last = last_scores(vectors, {"": queries})[""] if last is None else last
     threads = faiss.omp_get_max_threads()
@@ -331,12 +329,7 @@ def recall_curve(
             rows = np.vstack([kinds.search(index, one[None], k, asked)[1] for one in queries.vectors])
             ms = (time.thread_time() - began) * 1e3 / len(rows)
             scores = np.einsum("qd,qkd->qk", queries.vectors, vectors[np.maximum(rows, 0)])
-            hit = (rows >= 0) & (scores >= last - _TIE)
-            if own is not None:
-                hit &= rows != own[:, None]
-            share = hit.sum(1) / max(1, k - (own is not None))
-            recall = float(np.minimum(share, 1).mean())
-            error = float(share.std() / len(share) ** 0.5)
+            recall, error = recall_of((rows >= 0) & (scores >= last - _TIE), rows, queries.rows, k)
             yield RecallPoint(parameters=step, recall_at_10=recall, ms=ms), error
             if steps:
                 continue
@@ -349,14 +342,28 @@ def recall_curve(
         faiss.omp_set_num_threads(threads)
 
 
+def recall_of(hits: npt.NDArray[np.bool_], rows: Ints, own: Ints | None, k: int) -> tuple[float, float]:
+    """Return recall@k, and its standard error over the queries.
+
+    Args:
+        hits: which of the rows found are right, bool (q, at most k).
+        rows: their numbers, of the same shape.
+        own: the row that each query is itself, (q,), which does not count; None where it is none.
+        k: how many rows were asked for, `own` among them.
+    """
+    if own is not None:
+        hits, k = hits & (rows != own[:, None]), max(1, k - 1)
+    share = np.minimum(hits.sum(1) / k, 1)
+    return float(share.mean()), float(share.std() / len(share) ** 0.5)
+
+
 def finer(step: Mapping[str, int]) -> list[dict[str, int]]:
     """Return what lies between a step of doubling ladders and the ones before it; nothing for a graph, which a filter
     leads astray the sooner the fewer candidates it keeps."""
     if "efSearch" in step:
         return []
-    shares = [BETWEEN if value > _SMALL else (1.0,) for value in step.values()]
     values = [
-        sorted({round(value * share) for share in each}) for value, each in zip(step.values(), shares, strict=True)
+        sorted({round(value * share) for share in (BETWEEN if value > _SMALL else (1.0,))}) for value in step.values()
     ]
     return [dict(zip(step, combination, strict=True)) for combination in product(*values)]
 

@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
 from vector_index import kinds
 from vector_index import snapshot as local
 from vector_index.collection import Collection
 from vector_index.errors import StoreUnavailable
+from vector_index.kinds import Floats, Ints
 from vector_index.manifest import CollectionStamp, IndexStamp, RecallPoint
 from vector_index.milvus.collection import METRIC, MilvusCollection, limits_of
 from vector_index.milvus.columns import MOST_BYTES, ROW, THUMBNAIL, VECTOR, add_fields, entities, fields_of
@@ -30,6 +30,7 @@ from vector_index.tuning import (
     Target,
     choose,
     list_count,
+    recall_of,
     widest,
 )
 
@@ -96,7 +97,7 @@ class Loading:
         self,
         name: str,
         source: Collection,
-        live: npt.NDArray[np.int64],
+        live: Ints,
         truths: Iterable[_Truth],
         pictures: local.Snapshot | None,
         memory: int | None,
@@ -178,7 +179,7 @@ def _text(thumbnail: bytes | None) -> str | None:
     return text if text is not None and len(text) <= MOST_BYTES else None
 
 
-def _queries(source: Collection, live: npt.NDArray[np.int64]) -> Queries:
+def _queries(source: Collection, live: Ints) -> Queries:
     """Some of the rows of a collection, numbered as they will be in Milvus."""
     places = kinds.evenly_spread(len(live), RECALL_QUERIES)
     vectors = source.vectors(live[places])
@@ -194,7 +195,7 @@ class _Truth:
         self.rows = queries.rows if own else None
         self.best = np.full((len(queries.vectors), RECALL_K + own), -np.inf, np.float32)
 
-    def see(self, vectors: kinds.Floats) -> None:
+    def see(self, vectors: Floats) -> None:
         scores = np.hstack([self.best, self.vectors @ vectors.T])
         self.best = -np.partition(-scores, self.best.shape[1] - 1, axis=1)[:, : self.best.shape[1]]
 
@@ -204,7 +205,6 @@ def _curve(loaded: MilvusCollection, truth: _Truth) -> Iterator[tuple[RecallPoin
     clock, of queries that are asked together. A row counts as found as in `tuning.recall_curve`."""
     ((name, most),) = limits_of(loaded.index).items()
     k = min(truth.best.shape[1], len(loaded))
-    own = truth.rows is not None
     worst = np.sort(truth.best, axis=1)[:, -k]
     for value in EF_SEARCH if name == "efSearch" else NPROBE:
         if value > most:
@@ -212,11 +212,7 @@ def _curve(loaded: MilvusCollection, truth: _Truth) -> Iterator[tuple[RecallPoin
         began = time.perf_counter()
         scores, rows = loaded.search(truth.vectors, k, params={name: value})
         ms = (time.perf_counter() - began) * 1e3 / len(rows)
-        hit = (rows >= 0) & (scores >= worst[:, None] - _TIE)
-        if truth.rows is not None:
-            hit &= rows != truth.rows[:, None]
-        share = np.minimum(hit.sum(1) / max(1, k - own), 1)
-        recall = float(share.mean())
-        yield RecallPoint(parameters={name: value}, recall_at_10=recall, ms=ms), float(share.std() / len(share) ** 0.5)
+        recall, error = recall_of((rows >= 0) & (scores >= worst[:, None] - _TIE), rows, truth.rows, k)
+        yield RecallPoint(parameters={name: value}, recall_at_10=recall, ms=ms), error
         if recall >= ENOUGH:
             return

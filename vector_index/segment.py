@@ -153,8 +153,7 @@ class Segment:
         return kinds.search_all(self._storage, queries, k)
 
     def _parameters(self, k: int, asked: parameters.Parameters, modality: str | None) -> dict[str, int]:
-        chosen = self.stamp.index.queries.get(modality or "")
-        defaults = self.stamp.index.parameters if chosen is None else chosen.parameters
+        defaults = self.stamp.index.parameters_for(modality)
         known = {name: min(defaults.get(name, most), most) for name, most in self.limits.items()}
         return parameters.at_depth(known, asked, k, len(self), self._nlist)
 

@@ -180,8 +180,7 @@ class MilvusCollection:
                 yield row[field]
 
     def _parameters(self, asked: parameters.Parameters, k: int, modality: str | None) -> dict[str, int]:
-        chosen = self.index.queries.get(modality or "")
-        defaults = self.index.parameters if chosen is None else chosen.parameters
+        defaults = self.index.parameters_for(modality)
         known = {name: defaults.get(name, most) for name, most in self._limits.items()}
         wanted = parameters.at_depth(known, asked, k, self._rows, self._limits.get("nprobe", 0))
         return {"ef" if name == "efSearch" else name: value for name, value in wanted.items()}

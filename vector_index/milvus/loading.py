@@ -109,10 +109,7 @@ class Loading:
         fields = fields_of(source.schema)
         if len(live) == 0:
             return IndexStamp(kind="FLAT")
-        types = load_pymilvus().DataType
-        schema = load_pymilvus().MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
-        schema.add_field(ROW, types.INT64, is_primary=True)
-        schema.add_field(VECTOR, types.FLOAT_VECTOR, dim=source.dim)
+        schema, types = _schema(source.dim), load_pymilvus().DataType
         add_fields(schema, fields, types)
         if pictures is not None:  # on disk until one is asked for
             schema.add_field(THUMBNAIL, types.VARCHAR, max_length=MOST_BYTES, nullable=True, mmap_enabled=True)
@@ -149,11 +146,8 @@ class Loading:
 
     def _write_record(self, text: str) -> None:
         name = f"{self._base}_{ABOUT}"
-        types = load_pymilvus().DataType
-        schema = load_pymilvus().MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
-        schema.add_field(ROW, types.INT64, is_primary=True)
-        schema.add_field(VECTOR, types.FLOAT_VECTOR, dim=2)  # a collection must have one
-        schema.add_field(PART, types.VARCHAR, max_length=MOST_BYTES)
+        schema = _schema(2)  # a collection must have vectors
+        schema.add_field(PART, load_pymilvus().DataType.VARCHAR, max_length=MOST_BYTES)
         self._connection.call("create_collection", name, schema=schema, consistency_level="Strong", timeout=_INSERT)
         parts = [text[start : start + PART_BYTES] for start in range(0, len(text), PART_BYTES)]
         rows = [{ROW: number, VECTOR: [0.0, 1.0], PART: part} for number, part in enumerate(parts)]
@@ -161,6 +155,15 @@ class Loading:
         self._connection.call("flush", name, timeout=PATIENCE)
         self._index(name, VECTOR, wait=False, index_type="FLAT", metric_type=METRIC)
         self._connection.call("load_collection", name, timeout=PATIENCE)
+
+
+def _schema(dim: int) -> Any:
+    """A pymilvus schema of row numbers and vectors."""
+    milvus = load_pymilvus()
+    schema = milvus.MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
+    schema.add_field(ROW, milvus.DataType.INT64, is_primary=True)
+    schema.add_field(VECTOR, milvus.DataType.FLOAT_VECTOR, dim=dim)
+    return schema
 
 
 def choose_kind(name: str, rows: int, dim: int, memory: int | None) -> str:

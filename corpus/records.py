@@ -30,6 +30,11 @@ class Record:
     length: int | None = None
 
 
+def refuse(reason: str) -> bytes:
+    """The `read` of a record that has nothing to be read."""
+    raise ValueError(reason)
+
+
 @dataclass(frozen=True)
 class Source:
     """A corpus: where it lies, how to walk it from its beginning, and how many records it has if that is known."""

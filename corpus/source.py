@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from corpus import remote, web
-from corpus.folder import open_folder, open_remote_folder
+from corpus.folder import NO_CAPTIONS, Captions, open_folder, open_remote_folder
 from corpus.records import Source, SourceError
 from corpus.table import open_table, read_captions
 from corpus.webdataset import open_remote_shards, open_shards
@@ -85,9 +85,9 @@ def _alone(shards: Source, beside: Source, captions: str | Path | None) -> Sourc
     return shards
 
 
-def _captions(path: str | Path | None) -> dict[str, tuple[str, ...]] | None:
+def _captions(path: str | Path | None) -> Captions:
     if path is None:
-        return None
+        return NO_CAPTIONS
     if remote.is_remote(str(path)):
         remote.check(str(path))
     return read_captions(path)

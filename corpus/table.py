@@ -15,7 +15,7 @@ from typing import IO, Any
 
 from corpus import files, remote, web
 from corpus.folder import file_record
-from corpus.records import Record, Source, SourceError, as_address, as_utf8, captions_of
+from corpus.records import Record, Source, SourceError, as_address, as_utf8, captions_of, refuse
 
 _STAMPED_AT_ONCE = 256  # rows
 _SPECIAL = ("image", "caption", "id")
@@ -56,22 +56,20 @@ def read_captions(path: str | Path) -> dict[str, tuple[str, ...]]:
 def _record(root: str | Path, row: dict[str, Any]) -> Record:
     image = row.get("image") or ""
     if not isinstance(image, str | int):
-        return Record(uri="", read=partial(_refuse, f"the row's `image` is no path but a {type(image).__name__}"))
+        return Record(uri="", read=partial(refuse, f"the row's `image` is no path but a {type(image).__name__}"))
     image = str(image)
     if remote.is_remote(image):
         record = Record(uri=as_address(image), read=partial(remote.read, image))
     elif not image:
-        record = Record(uri="", read=partial(_refuse, "the row's `image` is empty"))
+        record = Record(uri="", read=partial(refuse, "the row's `image` is empty"))
     elif image.lower().startswith(("file://", "local://")):
-        record = Record(uri=as_address(image), read=partial(_refuse, "a file of this machine is named by its path"))
+        record = Record(uri=as_address(image), read=partial(refuse, "a file of this machine is named by its path"))
     elif isinstance(root, str):
         record = Record(uri=as_address(image), read=partial(files.read, root, image))
     else:
         record = file_record(root, image)
-    return Record(
-        uri=record.uri,
-        read=record.read,
-        stamp=record.stamp,
+    return replace(
+        record,
         id=_id(row.get("id")),
         captions=captions_of(_listed(row.get("caption"))),
         metadata={str(name): value for name, value in row.items() if name not in _SPECIAL},
@@ -94,10 +92,6 @@ def _listed(value: Any) -> Any:
             return value
         return parsed if isinstance(parsed, list) else value
     return value
-
-
-def _refuse(reason: str) -> bytes:
-    raise ValueError(reason)
 
 
 def _stamped(root: str, records: Iterator[Record]) -> Iterator[Record]:

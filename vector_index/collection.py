@@ -218,16 +218,12 @@ class Collection:
         best: Any = total.take(pc.select_k_unstable(total, most, keys))  # type: ignore[call-overload]
         return list(zip(best["value"].to_pylist(), best["count"].to_pylist(), strict=True))
 
-    def ids(self) -> "pa.ChunkedArray[Any]":
-        """The ids of all rows that are not deleted."""
-        return self._live_column("id")
+    def live_column(self, name: str) -> "pa.ChunkedArray[Any]":
+        """A column of the rows that are not deleted."""
+        chunks = [chunk for segment in self.segments for chunk in segment.live_column(name).chunks]
+        return pa.chunked_array(chunks, self.schema.field(name).type)
 
-    def named(self, column: str) -> "pa.ChunkedArray[Any]":
-        """All values in a column of lists, of the rows that are not deleted."""
-        lists = self._live_column(column)
-        return pa.chunked_array([pc.list_flatten(chunk) for chunk in lists.chunks], lists.type.value_type)
-
-    def twice(self) -> str | None:
+    def duplicate_id(self) -> str | None:
         """An id that two segments have, None if there is none."""
         for older, newer in combinations([segment.live_column("id") for segment in self.segments], 2):
             few, many = sorted((older, newer), key=len)  # a table is made of the few alone
@@ -235,17 +231,13 @@ class Collection:
                 return str(again[0].as_py())
         return None
 
-    def _live_column(self, name: str) -> "pa.ChunkedArray[Any]":
-        chunks = [chunk for segment in self.segments for chunk in segment.live_column(name).chunks]
-        return pa.chunked_array(chunks, self.schema.field(name).type)
-
     def _by_segment(self, rows: tables.Rows) -> tuple[Ints, list[tuple[int, Ints]]]:
         return tables.group_rows(tables.check_rows(rows, int(self._starts[-1])), self._starts)
 
 
 def dangling_image_ids(images: Collection, texts: Collection) -> Iterator[str]:
     """Yield the image ids that texts name and no image has. Some are looked for at a time, in bounded memory."""
-    ids, named = images.ids(), texts.named("image_ids")
+    ids, named = images.live_column("id"), pc.list_flatten(texts.live_column("image_ids"))
     for start in range(0, len(named), _LOOKED_FOR):
         some = named.slice(start, _LOOKED_FOR).unique()
         there = ids.filter(pc.is_in(ids, value_set=some))

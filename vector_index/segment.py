@@ -86,7 +86,7 @@ class Segment:
             raise SnapshotCorrupt(f"{path}.faiss: dim {self.index.d}, {dim} in the manifest")
         if len(self.deleted) != stamp.deleted or np.any((self.deleted < 0) | (self.deleted >= stamp.rows)):
             raise SnapshotCorrupt(f"{path}.deleted.npy: not {stamp.deleted} rows of {stamp.rows}")
-        self._live = Selection.of(self.live()) if stamp.deleted else None
+        self._live = Selection.of(self.live_mask()) if stamp.deleted else None
 
     def __len__(self) -> int:
         """All rows, deleted ones too."""
@@ -97,7 +97,7 @@ class Segment:
         """Rows that are not deleted."""
         return len(self.table) - len(self.deleted)
 
-    def live(self) -> npt.NDArray[np.bool_]:
+    def live_mask(self) -> npt.NDArray[np.bool_]:
         """Which rows are not deleted, bool (rows,)."""
         mask = np.ones(len(self.table), np.bool_)
         mask[self.deleted] = False
@@ -124,9 +124,9 @@ class Segment:
         k: int,
         selection: Selection | None,
         *,
-        exact: bool = False,
+        exact: bool,
         params: parameters.Parameters,
-        modality: str | None = None,
+        modality: str | None,
     ) -> tuple[Floats, Ints]:
         """The nearest of the selected rows (None: all) to each of float32 (q, dim): scores and rows, (q, at most k).
 
@@ -177,7 +177,7 @@ class Segment:
 
     def _selected(self, where: Filter) -> Selection:
         mask = where.mask(self.table)
-        return Selection.of(mask & self.live() if len(self.deleted) else mask)
+        return Selection.of(mask & self.live_mask() if len(self.deleted) else mask)
 
     def _search_some(
         self, queries: Floats, k: int, wanted: dict[str, int], selection: Selection, exact: bool

@@ -9,12 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from vector_index import kinds, tables
+from vector_index import tables
 from vector_index.kinds import Floats, Ints
 from vector_index.manifest import SegmentStamp
 from vector_index.segment import Segment, check_vectors
 from vector_index.snapshot import thumbnails_name
-from vector_index.tuning import ALIKE, RECALL_QUERIES, Queries, Target, build_index
+from vector_index.tuning import Queries, Target, build_index
 
 _NORM_TOLERANCE: Final = 1e-2  # half-precision vectors pass, vectors that nobody normalised do not
 
@@ -56,7 +56,7 @@ class SegmentWriter:
 
     def add_live(self, segment: Segment, gone: set[int], thumbnails: tables.MappedTable | None) -> None:
         """Add the rows of a segment that are neither deleted nor `gone`."""
-        live = np.setdiff1d(np.flatnonzero(segment.live()), np.array(sorted(gone), np.int64))
+        live = np.setdiff1d(np.flatnonzero(segment.live_mask()), np.array(sorted(gone), np.int64))
         for start in range(0, len(live), tables.BATCH_ROWS):
             rows = live[start : start + tables.BATCH_ROWS]
             vectors = segment.vectors(rows)
@@ -113,15 +113,9 @@ class SegmentWriter:
         return np.memmap(self._spill.name, np.float32, "r", shape=shape) if self.rows else np.empty(shape, np.float32)
 
     def sample(self, own: bool) -> Queries:
-        """Queries to measure recall with, once closed: some of the vectors; `own` for rows of what is measured, others
-        come with more that are like them."""
-        rows = kinds.evenly_spread(self.rows, RECALL_QUERIES)
+        """Queries to measure recall with, once closed; `own` for those of what is measured."""
         vectors = self.vectors()
-        asked = np.ascontiguousarray(vectors[rows])
-        if own:
-            return Queries(asked, rows)
-        alike = np.setdiff1d(kinds.evenly_spread(self.rows, ALIKE), rows)
-        return Queries(asked, alike=np.ascontiguousarray(vectors[alike]))
+        return Queries.sample(lambda rows: np.ascontiguousarray(vectors[rows]), self.rows, own=own)
 
     def finish(
         self,
@@ -130,7 +124,7 @@ class SegmentWriter:
         index_type: str,
         queries: dict[str, Queries],
         target: Target,
-        beside: SegmentStamp | None = None,
+        beside: SegmentStamp | None,
     ) -> SegmentStamp:
         """Make it the segment `name` of the snapshot in the making at this path; `beside` as `build_index` has it.
 

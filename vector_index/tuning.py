@@ -1,9 +1,11 @@
 """Choosing a kind and its operating points by measurement, for each modality that will be asked."""
 
+from __future__ import annotations
+
 import logging
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
@@ -53,6 +55,14 @@ class Queries:
     vectors: Floats
     rows: Ints | None = None
     alike: Floats | None = None
+
+    @classmethod
+    def sample(cls, vectors_of: Callable[[Ints], Floats], count: int, *, own: bool) -> Queries:
+        """Take some of `count` rows, evenly spread; `own` where they are rows of the collection searched."""
+        rows = kinds.evenly_spread(count, RECALL_QUERIES)
+        if own:
+            return cls(vectors_of(rows), rows)
+        return cls(vectors_of(rows), alike=vectors_of(np.setdiff1d(kinds.evenly_spread(count, ALIKE), rows)))
 
 
 def build_index(
@@ -258,9 +268,7 @@ def operating_point(
     measured = list(recall_curve(index, vectors, queries, target, last))
     chosen = choose(measured, target).parameters
     known = [point.parameters for point, _ in measured]
-    between = [step for step in finer(chosen) if step not in known]
-    if between:
-        measured += recall_curve(index, vectors, queries, target, last, between)
+    measured += [recall_at(step, index, vectors, queries, last) for step in finer(chosen) if step not in known]
     return choose(measured, target)
 
 
@@ -296,50 +304,51 @@ def frontier(curve: list[RecallPoint]) -> list[RecallPoint]:
 
 
 def recall_curve(
-    index: Any,
-    vectors: Floats,
-    queries: Queries,
-    target: Target,
-    last: Floats | None = None,
-    steps: Sequence[dict[str, int]] = (),
+    index: Any, vectors: Floats, queries: Queries, target: Target, last: Floats | None = None
 ) -> Iterator[tuple[RecallPoint, float]]:
-    """Yield recall@10 at the given steps, or at each of the ladders, with its standard error; queries are searched one
-    by one.
+    """Yield what `recall_at` finds at the steps of the ladders, but for those that cannot gain and those after a recall
+    that is enough."""
+    last = last_scores(vectors, {"": queries})[""] if last is None else last
+    before: tuple[list[int], float] | None = None
+    done: list[int] | None = None
+    for step in ladder(index):
+        place = [value for name, value in step.items() if name != "k_factor"]
+        if place == done:
+            continue
+        point, error = recall_at(step, index, vectors, queries, last)
+        yield point, error
+        recall = point.recall_at_10
+        if recall >= max(ENOUGH, target.recall):
+            return
+        if "k_factor" in step and before is not None and before[0] == place and recall < before[1] + _GAIN:
+            done = place
+        before = place, recall
 
-    A row counts as found if its true score is no less than that of the last exact hit. Counting ids instead would
-    call one of two equal captions wrong. Milliseconds are those of the processor, on one thread: they do not change
-    with what else the machine is doing. Steps of a ladder that cannot gain are left out, and those
-    after a recall that is enough.
+
+def recall_at(
+    step: dict[str, int], index: Any, vectors: Floats, queries: Queries, last: Floats
+) -> tuple[RecallPoint, float]:
+    """Measure recall@10 with these parameters, its standard error, and the time of a query, which is searched alone.
+
+    A row counts as found if its true score is no less than that of the last exact hit, which is in `last`. Counting ids
+    instead would call one of two equal captions wrong. Milliseconds are those of the processor, on one thread: they do
+    not change with what else the machine is doing.
     """
     faiss = kinds.load_faiss()
     k = _depth(queries, vectors)
-    last = last_scores(vectors, {"": queries})[""] if last is None else last
+    asked = parameters.to_faiss(index, step)
     threads = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(1)  # so that the time is that of this thread
     try:
-        before: tuple[list[int], float] | None = None
-        done: list[int] | None = None
-        for step in steps or ladder(index):
-            place = [value for name, value in step.items() if name != "k_factor"]
-            if place == done:
-                continue
-            asked = parameters.to_faiss(index, step)
-            kinds.search(index, queries.vectors[:5], k, asked)
-            began = time.thread_time()
-            rows = np.vstack([kinds.search(index, one[None], k, asked)[1] for one in queries.vectors])
-            ms = (time.thread_time() - began) * 1e3 / len(rows)
-            scores = np.einsum("qd,qkd->qk", queries.vectors, vectors[np.maximum(rows, 0)])
-            recall, error = recall_of((rows >= 0) & (scores >= last - _TIE), rows, queries.rows, k)
-            yield RecallPoint(parameters=step, recall_at_10=recall, ms=ms), error
-            if steps:
-                continue
-            if recall >= max(ENOUGH, target.recall):
-                return
-            if "k_factor" in step and before is not None and before[0] == place and recall < before[1] + _GAIN:
-                done = place
-            before = place, recall
+        kinds.search(index, queries.vectors[:5], k, asked)
+        began = time.thread_time()
+        rows = np.vstack([kinds.search(index, one[None], k, asked)[1] for one in queries.vectors])
+        ms = (time.thread_time() - began) * 1e3 / len(rows)
     finally:
         faiss.omp_set_num_threads(threads)
+    scores = np.einsum("qd,qkd->qk", queries.vectors, vectors[np.maximum(rows, 0)])
+    recall, error = recall_of((rows >= 0) & (scores >= last - _TIE), rows, queries.rows, k)
+    return RecallPoint(parameters=step, recall_at_10=recall, ms=ms), error
 
 
 def recall_of(hits: npt.NDArray[np.bool_], rows: Ints, own: Ints | None, k: int) -> tuple[float, float]:

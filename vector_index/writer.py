@@ -25,7 +25,7 @@ from vector_index.manifest import MANIFEST_NAME, CollectionStamp, FileStamp, Man
 from vector_index.segment import Segment, check_vectors
 from vector_index.segment_writer import SegmentWriter
 from vector_index.snapshot import COLLECTIONS, REJECTS, Snapshot, manifest_hash, segment_files, thumbnails_name
-from vector_index.tuning import ALIKE, RECALL_QUERIES, Queries, Target, is_exact
+from vector_index.tuning import Queries, Target, is_exact
 
 _DEAD: Final = 0.25  # share of deleted rows from which a segment is rewritten: a graph walks through them all the same
 _BY_ROWS: Final = attrgetter("rows")
@@ -330,10 +330,8 @@ class _Change:
         what is measured."""
         if own or self._base is None or self.new.rows >= len(self._base):
             return self.new.sample(own)
-        live = self._base.live()
-        rows = kinds.evenly_spread(len(live), RECALL_QUERIES)
-        alike = np.setdiff1d(kinds.evenly_spread(len(live), ALIKE), rows)
-        return Queries(self._base.vectors(live[rows]), alike=self._base.vectors(live[alike]))
+        base, live = self._base, self._base.live()
+        return Queries.sample(lambda rows: base.vectors(live[rows]), len(live), own=False)
 
     def exact(self, index_type: str) -> bool:
         """Whether what is written is searched exactly, so that nothing is to be measured."""

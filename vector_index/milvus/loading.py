@@ -205,7 +205,7 @@ class _Truth:
 
 def _curve(loaded: MilvusCollection, truth: _Truth) -> Iterator[tuple[RecallPoint, float]]:
     """Recall@10 with each value of the index' one parameter, and its standard error. Milliseconds are those of the
-    clock, of queries that are asked together. A row counts as found as in `tuning.recall_curve`."""
+    clock, of queries that are asked together. A row counts as found as in `tuning.recall_at`."""
     ((name, most),) = limits_of(loaded.index).items()
     k = min(truth.best.shape[1], len(loaded))
     worst = np.sort(truth.best, axis=1)[:, -k]

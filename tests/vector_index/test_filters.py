@@ -97,18 +97,20 @@ def conditions(draw: st.DrawFn) -> dict[str, Any]:
     return {name: draw(st.one_of(value, parts, st.fixed_dictionaries({"$not": parts})))}
 
 
-FILTERS = st.recursive(
-    conditions(),
-    lambda inner: st.one_of(
-        st.fixed_dictionaries({"$and": st.lists(inner, min_size=1, max_size=3)}),
-        st.fixed_dictionaries({"$or": st.lists(inner, min_size=1, max_size=3)}),
-        st.fixed_dictionaries({"$not": inner}),
-    ),
-    max_leaves=6,
-)
+def combined(condition: st.SearchStrategy[dict[str, Any]], max_leaves: int) -> st.SearchStrategy[dict[str, Any]]:
+    """Filters of up to so many conditions, one within the other."""
+    return st.recursive(
+        condition,
+        lambda inner: st.one_of(
+            st.fixed_dictionaries({"$and": st.lists(inner, min_size=1, max_size=3)}),
+            st.fixed_dictionaries({"$or": st.lists(inner, min_size=1, max_size=3)}),
+            st.fixed_dictionaries({"$not": inner}),
+        ),
+        max_leaves=max_leaves,
+    )
 
 
-@given(wanted=FILTERS)
+@given(wanted=combined(conditions(), max_leaves=6))
 def test_the_same_rows_as_plain_python(table: MappedTable, wanted: dict[str, Any]) -> None:
     try:
         parsed = Filter.parse(wanted, table.schema)
@@ -169,7 +171,7 @@ def test_search_finds_the_nearest_of_what_is_kept(
     directory: IndexDirectory, publish: Callable[..., str], make_corpus: Any, kind: str
 ) -> None:
     corpus = make_corpus(3_000)
-    publish(corpus, index_type=kind)
+    publish(corpus, texts=False, index_type=kind)
     queries = corpus.text_vectors[:20]
     true = queries @ corpus.image_vectors.T
     with directory.open() as snapshot:
@@ -197,7 +199,7 @@ def test_a_walk_that_goes_astray_is_made_good(
     corpus = make_corpus(3_000)
     query = corpus.image_vectors[:1]
     far = np.argsort(corpus.image_vectors @ query[0])[:40]
-    publish(corpus, index_type="HNSW4,SQfp16", target_recall=0.1)
+    publish(corpus, texts=False, index_type="HNSW4,SQfp16", target_recall=0.1)
     with directory.open() as snapshot:
         ids = [corpus.image_ids[row] for row in far]
         where = Filter.parse({"id": {"$in": ids}}, snapshot.images.schema)

@@ -19,7 +19,7 @@ from vector_index.manifest import SegmentStamp
 from vector_index.segment import Segment, check_vectors
 
 _REMEMBERED: Final = 64  # counts of values
-_LOOKED_FOR: Final = 1_000_000  # ids
+_LOOKED_FOR: Final = 1_000_000  # ids at a time
 
 
 class Collection:

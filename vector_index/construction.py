@@ -20,7 +20,7 @@ _ITERATIONS: Final = 10
 _ANY_POINTS: Final = {"min_points_per_centroid": 1, "max_points_per_centroid": _MOST_TRAINING_ROWS}
 _MOST_COMPARED: Final = 2_048  # centroids that each vector is compared with; of more, those of _CELLS cells
 _CELLS: Final = 8
-_REFINED: Final = 16
+_REFINED: Final = 16  # centroids that codes propose, compared as they are, for the one that is sought
 _FOUND_AT_ONCE: Final = 8_192  # vectors: FAISS holds 32 × dim bytes of tables for each
 _LISTS_REFINED: Final = 2.0  # lists that are compared with a query for each that is read
 _FEW: Final = 256  # vectors; codes and centroids cannot be learnt from fewer
@@ -39,7 +39,7 @@ def write_index(kind: str, vectors: Floats, path: Path, asked: Sequence[Floats] 
             a projection learns from them.
 
     Returns:
-        The kind built: "Flat" where there are fewer vectors than lists, and nothing to learn from.
+        The kind built: "Flat" where there are too few vectors to learn the kind's lists and codes from.
 
     Raises:
         BadIndexType: the kind is not supported.

@@ -11,11 +11,11 @@ from dataclasses import replace
 from functools import cache, partial
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from corpus import files, remote, web
 from corpus.folder import file_record
-from corpus.records import Record, Source, SourceError, as_address, as_utf8, captions_of, refuse
+from corpus.records import Record, Source, SourceError, as_address, as_source_error, as_utf8, captions_of, refuse
 
 _STAMPED_AT_ONCE = 256  # rows
 _SPECIAL = ("image", "caption", "id")
@@ -126,7 +126,8 @@ def _reader(path: str | Path) -> Callable[[], Iterator[dict[str, Any]]]:
     read = readers.get(Path(remote.split(str(path))[1] if elsewhere else path).suffix.lower())
     if read is None:
         raise SourceError(f"{path}: a table ends in {', '.join(readers)}")
-    copy = _copy(str(path)) if elsewhere else None  # lives as long as `rows`
+    with as_source_error(path):
+        copy = remote.local_copy(str(path)) if elsewhere else None  # lives as long as `rows`
 
     def rows() -> Iterator[dict[str, Any]]:
         try:
@@ -139,15 +140,6 @@ def _reader(path: str | Path) -> Callable[[], Iterator[dict[str, Any]]]:
             raise SourceError(f"{path}{error}" if isinstance(error, _Broken) else f"{path}: {error}") from None
 
     return rows
-
-
-def _copy(url: str) -> IO[bytes]:
-    try:
-        return remote.local_copy(url)
-    except OSError as error:
-        raise SourceError(f"{url}: {error.strerror or error}") from None
-    except ValueError as error:
-        raise SourceError(f"{url}: {error}") from None
 
 
 class _Broken(ValueError):

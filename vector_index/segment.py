@@ -25,7 +25,7 @@ GRAPH_STEP: Final = 50
 CODES_A_VECTOR: Final = 12
 # Gathering a vector costs as much as asking of this many rows whether they are selected (6 µs and 3 to 6 ns).
 GATHERED: Final = 1_000
-_REMEMBERED: Final = 16  # selections, each a bit a row
+_REMEMBERED: Final = 16  # selections, each a bit a row; parameters
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ class Segment:
         self.limits = parameters.allowed(self.index)
         self._on_device: OnDevice | None = None
         self._selections: LRUCache[Selection] = LRUCache(_REMEMBERED)
-        self._made: dict[tuple[tuple[str, int], ...], Any] = {}
+        self._made: LRUCache[Any] = LRUCache(_REMEMBERED)
 
         counts = {"arrow": len(self.table), "order.npy": len(self.order), "faiss": self.index.ntotal}
         for suffix, rows in counts.items():
@@ -159,12 +159,7 @@ class Segment:
 
     def _to_faiss(self, wanted: dict[str, int]) -> Any:
         """Made once: that takes 25 µs, as much as half a search does, which only reads them."""
-        key = tuple(wanted.items())
-        if (known := self._made.get(key)) is None:
-            if len(self._made) >= _REMEMBERED:
-                self._made.clear()
-            known = self._made[key] = parameters.to_faiss(self.index, wanted)
-        return known
+        return self._made.get(tuple(wanted.items()), lambda: parameters.to_faiss(self.index, wanted))
 
     def select(self, where: Filter | None) -> Selection | None:
         """Which rows a filter keeps, deleted ones left out; remembered for the filters asked for last.

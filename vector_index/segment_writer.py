@@ -50,8 +50,7 @@ class SegmentWriter:
         self._table_writer(batch.schema).append(batch)
         self._spill.write(checked.data)
         if thumbnails is not None and any(thumbnail is not None for thumbnail in thumbnails):
-            self._pad_thumbnails()
-            self._append_thumbnails(thumbnails)
+            self._thumbnail_writer().append(_thumbnail_batch(thumbnails))
         self.rows += batch.num_rows
 
     def add_live(self, segment: Segment, gone: set[int], thumbnails: tables.MappedTable | None) -> None:
@@ -99,8 +98,7 @@ class SegmentWriter:
             return
         self._table_writer(self._required).close()  # an empty segment has a table too
         if self._thumbnails is not None:
-            self._pad_thumbnails()
-            self._thumbnails.close()
+            self._thumbnail_writer().close()
         self._spill.close()
 
     def table(self) -> tables.MappedTable:
@@ -149,15 +147,15 @@ class SegmentWriter:
             self._table = tables.TableWriter(self._folder / "rows.arrow", schema)
         return self._table
 
-    def _pad_thumbnails(self) -> None:
-        """Fill up to `rows` with nulls, for pictures that came without."""
+    def _thumbnail_writer(self) -> tables.TableWriter:
+        """It is filled up to `rows` with nulls, for pictures that came without."""
         if self._thumbnails is None:
             path, schema = self._folder / "thumbnails.arrow", tables.THUMBNAIL_SCHEMA
             self._thumbnails = tables.TableWriter(path, schema, tables.THUMBNAIL_BATCH_ROWS)
         while (missing := self.rows - self._thumbnails.rows) > 0:
-            self._append_thumbnails([None] * min(missing, tables.THUMBNAIL_BATCH_ROWS))
+            self._thumbnails.append(_thumbnail_batch([None] * min(missing, tables.THUMBNAIL_BATCH_ROWS)))
+        return self._thumbnails
 
-    def _append_thumbnails(self, thumbnails: Sequence[bytes | None]) -> None:
-        assert self._thumbnails is not None
-        column = pa.array(thumbnails, pa.binary())
-        self._thumbnails.append(pa.record_batch([column], schema=tables.THUMBNAIL_SCHEMA))
+
+def _thumbnail_batch(thumbnails: Sequence[bytes | None]) -> pa.RecordBatch:
+    return pa.record_batch([pa.array(thumbnails, pa.binary())], schema=tables.THUMBNAIL_SCHEMA)

@@ -70,7 +70,11 @@ def read_local(
             if length is None:
                 # Room for MAX_BYTES would be new memory for each file, and cost a twentieth of decoding it.
                 data = file.read(size + 1)
-                return data if len(data) <= size else data + file.read(MAX_BYTES)  # it has grown, or tells no size
+                if len(data) > size:  # it has grown, or tells no size
+                    data += file.read(MAX_BYTES)
+                if len(data) > MAX_BYTES:
+                    raise ValueError(f"more than the {MAX_BYTES:,} bytes allowed")
+                return data
             file.seek(offset or 0)
             data = file.read(length)
     finally:

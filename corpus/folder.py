@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
+from typing import Final, TypeAlias
 
 from corpus.files import read, read_local
 from corpus.records import Record, Source, SourceError, as_address, file_stamp
@@ -20,54 +21,52 @@ SUFFIXES = frozenset(
 )  # fmt: skip
 _LISTED = SUFFIXES | {".heic", ".heif"}  # as telephones write them: not read here, which is to be said of each
 
+Captions: TypeAlias = Mapping[str, tuple[str, ...]]  # by path, relative to the root
+NO_CAPTIONS: Final[Captions] = MappingProxyType({})
 
 log = logging.getLogger(__name__)
 
 
-def open_folder(root: Path, captions: dict[str, tuple[str, ...]] | None = None) -> Source:
-    """`captions` maps paths relative to the root to captions. Links are not followed out of the root.
+def open_folder(root: Path, captions: Captions = NO_CAPTIONS) -> Source:
+    """Links are not followed out of the root.
 
     The folder is walked once to count and once to read: its names are not kept.
     """
     root = root.resolve()
 
     def records() -> Iterator[Record]:
-        for name in _walk(root):
-            record = file_record(root, name)
-            yield replace(record, captions=captions.get(name, ())) if captions else record
+        return (file_record(root, name, captions.get(name, ())) for name in _walk(root))
 
     return Source(str(root), records, _count(str(root), _walk(root), captions))
 
 
-def file_record(root: Path, name: str) -> Record:
+def file_record(root: Path, name: str, captions: tuple[str, ...] = ()) -> Record:
     """The record of one file; `name` is relative to the root."""
     path = root / name
-    return Record(uri=as_address(name), read=partial(read_local, path), stamp=file_stamp(path))
+    return Record(uri=as_address(name), read=partial(read_local, path), stamp=file_stamp(path), captions=captions)
 
 
-def open_remote_folder(
-    root: str, files: Sequence[tuple[str, str]], captions: dict[str, tuple[str, ...]] | None = None
-) -> Source:
+def open_remote_folder(root: str, files: Sequence[tuple[str, str]], captions: Captions = NO_CAPTIONS) -> Source:
     """As `open_folder`, at an address whose `files` are (name, stamp), as of `remote.walk`."""
     found = [(name, stamp) for name, stamp in files if os.path.splitext(name)[1].lower() in _LISTED]
 
     def records() -> Iterator[Record]:
         for name, stamp in found:
-            said = captions.get(name, ()) if captions else ()
-            yield Record(uri=as_address(name), read=partial(read, root, name), stamp=stamp, captions=said)
+            read_again = partial(read, root, name)
+            yield Record(uri=as_address(name), read=read_again, stamp=stamp, captions=captions.get(name, ()))
 
     return Source(root, records, _count(root, (name for name, _ in found), captions))
 
 
-def _count(root: str, names: Iterable[str], captions: dict[str, tuple[str, ...]] | None) -> int:
+def _count(root: str, names: Iterable[str], captions: Captions) -> int:
     """How many names there are. SourceError where captions are of none of them, a warning where some are of others."""
-    count, left = 0, set(captions or ())
+    count, left = 0, set(captions)
     for name in names:
         count += 1
         left.discard(name)
     if left and count:
         said = f"captions are told of {len(left):,} pictures that are not there, such as {min(left)!r}"
-        if len(left) == len(captions or ()):
+        if len(left) == len(captions):
             raise SourceError(f"{root}: {said}, and of no other; `image` is relative to the folder")
         log.warning("%s: %s", root, said)
     return count

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,17 @@ from typing import Any
 
 class SourceError(Exception):
     """A corpus that cannot be indexed; the message names it and says what is expected."""
+
+
+@contextmanager
+def as_source_error(path: str | Path) -> Iterator[None]:
+    """What cannot be read of a corpus, an OSError or a ValueError, as a SourceError that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise SourceError(f"{path}: {error.strerror or error}") from None
+    except ValueError as error:
+        raise SourceError(f"{path}: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -28,6 +40,11 @@ class Record:
     metadata: dict[str, Any] = field(default_factory=dict)
     offset: int | None = None
     length: int | None = None
+
+
+def refuse(reason: str) -> bytes:
+    """The `read` of a record that has nothing to be read."""
+    raise ValueError(reason)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from typing import IO, Any, NamedTuple
 from urllib.parse import quote, urlsplit
 
 from corpus import web
-from corpus.records import SourceError
+from corpus.records import SourceError, as_source_error
 from dual_encoder.image import MAX_BYTES
 
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
@@ -51,10 +51,8 @@ def check(url: str) -> None:
     if password is not None:  # the address is kept in the index, where everyone can read it
         raise SourceError(f"{url.replace(f':{password}@', ':…@')}: a password belongs in the environment, not here")
     if not web.is_web(url):
-        try:
+        with as_source_error(url):
             _filesystem(url)
-        except (OSError, ValueError) as error:
-            raise SourceError(f"{url}: {error}") from None
 
 
 def split(url: str) -> tuple[str, str]:

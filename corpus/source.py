@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from corpus import remote, web
-from corpus.folder import open_folder, open_remote_folder
-from corpus.records import Source, SourceError
+from corpus.folder import NO_CAPTIONS, Captions, open_folder, open_remote_folder
+from corpus.records import Source, SourceError, as_source_error
 from corpus.table import open_table, read_captions
 from corpus.webdataset import open_remote_shards, open_shards
 
@@ -38,7 +38,7 @@ def place_of(path: str | Path) -> str:
 
 def _open_remote(url: str, captions: str | Path | None) -> Source:
     remote.check(url)
-    try:
+    with as_source_error(url):
         root, name = remote.split(url.rstrip("/"))
         is_table = web.is_web(url) and not name.endswith(".tar")
         found = remote.Entry(False, None, "") if is_table else remote.entry(url)
@@ -54,10 +54,6 @@ def _open_remote(url: str, captions: str | Path | None) -> Source:
         if shards := [(name, stamp) for name, stamp in files if name.endswith(".tar") and "/" not in name]:
             return _alone(open_remote_shards(shards, root), open_remote_folder(root, files), captions)
         return _filled(open_remote_folder(root, files, _captions(captions)), url)
-    except OSError as error:
-        raise SourceError(f"{url}: {error.strerror or error}") from None
-    except ValueError as error:
-        raise SourceError(f"{url}: {error}") from None
 
 
 def _open_remote_table(url: str) -> Source:
@@ -85,9 +81,9 @@ def _alone(shards: Source, beside: Source, captions: str | Path | None) -> Sourc
     return shards
 
 
-def _captions(path: str | Path | None) -> dict[str, tuple[str, ...]] | None:
+def _captions(path: str | Path | None) -> Captions:
     if path is None:
-        return None
+        return NO_CAPTIONS
     if remote.is_remote(str(path)):
         remote.check(str(path))
     return read_captions(path)

@@ -11,11 +11,11 @@ from dataclasses import replace
 from functools import cache, partial
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from corpus import files, remote, web
 from corpus.folder import file_record
-from corpus.records import Record, Source, SourceError, as_address, as_utf8, captions_of
+from corpus.records import Record, Source, SourceError, as_address, as_source_error, as_utf8, captions_of, refuse
 
 _STAMPED_AT_ONCE = 256  # rows
 _SPECIAL = ("image", "caption", "id")
@@ -56,22 +56,20 @@ def read_captions(path: str | Path) -> dict[str, tuple[str, ...]]:
 def _record(root: str | Path, row: dict[str, Any]) -> Record:
     image = row.get("image") or ""
     if not isinstance(image, str | int):
-        return Record(uri="", read=partial(_refuse, f"the row's `image` is no path but a {type(image).__name__}"))
+        return Record(uri="", read=partial(refuse, f"the row's `image` is no path but a {type(image).__name__}"))
     image = str(image)
     if remote.is_remote(image):
         record = Record(uri=as_address(image), read=partial(remote.read, image))
     elif not image:
-        record = Record(uri="", read=partial(_refuse, "the row's `image` is empty"))
+        record = Record(uri="", read=partial(refuse, "the row's `image` is empty"))
     elif image.lower().startswith(("file://", "local://")):
-        record = Record(uri=as_address(image), read=partial(_refuse, "a file of this machine is named by its path"))
+        record = Record(uri=as_address(image), read=partial(refuse, "a file of this machine is named by its path"))
     elif isinstance(root, str):
         record = Record(uri=as_address(image), read=partial(files.read, root, image))
     else:
         record = file_record(root, image)
-    return Record(
-        uri=record.uri,
-        read=record.read,
-        stamp=record.stamp,
+    return replace(
+        record,
         id=_id(row.get("id")),
         captions=captions_of(_listed(row.get("caption"))),
         metadata={str(name): value for name, value in row.items() if name not in _SPECIAL},
@@ -94,10 +92,6 @@ def _listed(value: Any) -> Any:
             return value
         return parsed if isinstance(parsed, list) else value
     return value
-
-
-def _refuse(reason: str) -> bytes:
-    raise ValueError(reason)
 
 
 def _stamped(root: str, records: Iterator[Record]) -> Iterator[Record]:
@@ -132,7 +126,8 @@ def _reader(path: str | Path) -> Callable[[], Iterator[dict[str, Any]]]:
     read = readers.get(Path(remote.split(str(path))[1] if elsewhere else path).suffix.lower())
     if read is None:
         raise SourceError(f"{path}: a table ends in {', '.join(readers)}")
-    copy = _copy(str(path)) if elsewhere else None  # lives as long as `rows`
+    with as_source_error(path):
+        copy = remote.local_copy(str(path)) if elsewhere else None  # lives as long as `rows`
 
     def rows() -> Iterator[dict[str, Any]]:
         try:
@@ -145,15 +140,6 @@ def _reader(path: str | Path) -> Callable[[], Iterator[dict[str, Any]]]:
             raise SourceError(f"{path}{error}" if isinstance(error, _Broken) else f"{path}: {error}") from None
 
     return rows
-
-
-def _copy(url: str) -> IO[bytes]:
-    try:
-        return remote.local_copy(url)
-    except OSError as error:
-        raise SourceError(f"{url}: {error.strerror or error}") from None
-    except ValueError as error:
-        raise SourceError(f"{url}: {error}") from None
 
 
 class _Broken(ValueError):

@@ -81,17 +81,15 @@ def facts(url: str) -> tuple[int | None, str]:
 def _tried(url: str, work: Callable[[], T]) -> T:
     """Do what asks a host for something, and again where another time may help; not too often at once of one host."""
     with _gate(urlsplit(url).netloc):
-        for pause in (*_PAUSES, None):
+        for pause in _PAUSES:
             try:
                 return work()
             except _Passing as passing:
-                if pause is None:
-                    raise ValueError(str(passing)) from None
                 time.sleep(min(max(passing.wait, pause * random.uniform(0.5, 1.5)), _LONGEST))
-    raise AssertionError("unreachable")
+        return work()
 
 
-class _Passing(Exception):
+class _Passing(ValueError):
     """What may be otherwise in a moment; `wait` is the seconds that the host asks for."""
 
     def __init__(self, reason: str, wait: float = 0.0) -> None:
@@ -114,12 +112,9 @@ def _get(url: str, range: str | None = None, accept: tuple[int, ...] = (200, 206
                 hint = " (no permission)" if answer.status_code in (401, 403) else ""
                 raise ValueError(f"the host answered {answer.status_code}{hint}")
             yield answer
-    except httpx.TransportError as error:
-        if isinstance(error, httpx.UnsupportedProtocol):
-            raise ValueError("could not be fetched (UnsupportedProtocol)") from None
-        raise _Passing(f"could not be fetched ({type(error).__name__})") from None
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise ValueError(f"could not be fetched ({type(error).__name__})") from None
+        passes = isinstance(error, httpx.TransportError) and not isinstance(error, httpx.UnsupportedProtocol)
+        raise (_Passing if passes else ValueError)(f"could not be fetched ({type(error).__name__})") from None
 
 
 @cache

@@ -6,16 +6,17 @@ import json
 import logging
 import os
 import tarfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeAlias
 
 from corpus import remote
 from corpus.files import read_local
 from corpus.folder import SUFFIXES
-from corpus.records import Record, Source, SourceError, as_address, captions_of, file_stamp
+from corpus.records import Record, Source, SourceError, as_address, captions_of, file_stamp, refuse
 
 _CAPTIONS = (".txt", ".caption")
 _TEXTS = (*_CAPTIONS, ".json")
@@ -65,7 +66,7 @@ def open_shards(shards: Sequence[Path], root: Path) -> Source:
         name = path.relative_to(root).as_posix()
         return _Shard(name, partial(file_stamp, path), lambda: path.open("rb"), partial(read_local, path))
 
-    return Source(str(root), lambda: _records(map(shard, paths.values())))
+    return Source(str(root), lambda: chain.from_iterable(_records(shard(path)) for path in paths.values()))
 
 
 def open_remote_shards(names: Sequence[tuple[str, str]], root: str) -> Source:
@@ -75,15 +76,10 @@ def open_remote_shards(names: Sequence[tuple[str, str]], root: str) -> Source:
         url = remote.join(root, name)
         return _Shard(name, lambda: stamp, partial(remote.open_ranged, url), partial(remote.read, url))
 
-    return Source(root, lambda: _records(shard(*named) for named in sorted(names)))
+    return Source(root, lambda: chain.from_iterable(_records(shard(*named)) for named in sorted(names)))
 
 
-def _records(shards: Iterable[_Shard]) -> Iterator[Record]:
-    for shard in shards:
-        yield from _members(shard)
-
-
-def _members(shard: _Shard) -> Iterator[Record]:
+def _records(shard: _Shard) -> Iterator[Record]:
     stamp = shard.stamp()
     try:
         with shard.open() as file:
@@ -91,14 +87,14 @@ def _members(shard: _Shard) -> Iterator[Record]:
             odd: list[str] = []
             broken = _gather(file, samples)
             for sample in samples:
-                yield from _record(file, shard, stamp, sample, odd)
+                yield from _pictures(file, shard, stamp, sample, odd)
             if odd:
                 log.warning("%s: %d .json are no JSON objects, such as %s", shard.name, len(odd), odd[0])
             if broken is not None:
                 raise broken
     except (tarfile.TarError, EOFError, OSError, ValueError) as error:
         yield Record(
-            uri=as_address(shard.name), read=partial(_refuse, f"the shard is broken or cut short: {error}"), stamp=stamp
+            uri=as_address(shard.name), read=partial(refuse, f"the shard is broken or cut short: {error}"), stamp=stamp
         )
 
 
@@ -131,11 +127,7 @@ def _gather(file: IO[bytes], samples: list[_Sample]) -> Exception | None:
     return None
 
 
-def _refuse(reason: str) -> bytes:
-    raise ValueError(reason)
-
-
-def _record(file: IO[bytes], shard: _Shard, stamp: str, sample: _Sample, odd: list[str]) -> Iterator[Record]:
+def _pictures(file: IO[bytes], shard: _Shard, stamp: str, sample: _Sample, odd: list[str]) -> Iterator[Record]:
     """The pictures of a sample: `a.jpg`, whatever `a.mask.png` is there; without it each of `a.1.jpg`, `a.2.jpg` …
 
     `odd` is told of .json that cannot be read.

@@ -1,7 +1,5 @@
 """A collection: the pictures, or the texts, of a snapshot, in one or several segments."""
 
-import threading
-from collections import OrderedDict
 from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
@@ -15,11 +13,13 @@ import pyarrow.compute as pc
 from vector_index import parameters, tables
 from vector_index.errors import SnapshotCorrupt, UnknownId
 from vector_index.filters import Filter
+from vector_index.kinds import Floats, Ints
+from vector_index.lru_cache import LRUCache
 from vector_index.manifest import SegmentStamp
 from vector_index.segment import Segment, check_vectors
 
 _REMEMBERED: Final = 64  # counts of values
-_LOOKED_FOR: Final = 1_000_000  # ids
+_LOOKED_FOR: Final = 1_000_000  # ids at a time
 
 
 class Collection:
@@ -47,8 +47,7 @@ class Collection:
             segment.table.schema = self.schema
         self._count = sum(segment.count for segment in self.segments)
         self._starts = np.cumsum([0, *map(len, self.segments)], dtype=np.int64)
-        self._counted: OrderedDict[tuple[Any, ...], list[tuple[Any, int]]] = OrderedDict()
-        self._lock = threading.Lock()
+        self._counted: LRUCache[list[tuple[Any, int]]] = LRUCache(_REMEMBERED)
 
     def __len__(self) -> int:
         """Rows that are not deleted."""
@@ -87,7 +86,7 @@ class Collection:
         where: Filter | None = None,
         params: parameters.Parameters | None = None,
         modality: str | None = None,
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    ) -> tuple[Floats, Ints]:
         """Find the nearest rows to each query.
 
         Args:
@@ -115,9 +114,8 @@ class Collection:
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}")
         if len(queries) == 0:
-            return np.empty((0, min(k, self.count(where))), np.float32), np.empty(
-                (0, min(k, self.count(where))), np.int64
-            )
+            width = min(k, self.count(where))
+            return np.empty((0, width), np.float32), np.empty((0, width), np.int64)
         found = [
             segment.search(queries, k, segment.select(where), exact=exact, params=asked, modality=modality)
             for segment in self.segments
@@ -134,7 +132,7 @@ class Collection:
         kept = ((segment, segment.select(where)) for segment in self.segments)
         return sum(len(segment) if selection is None else selection.count for segment, selection in kept)
 
-    def live(self, where: Filter | None = None) -> npt.NDArray[np.int64]:
+    def live(self, where: Filter | None = None) -> Ints:
         """The rows that a filter keeps, ascending, int64."""
         found = []
         for segment, start in zip(self.segments, self._starts, strict=False):
@@ -151,20 +149,19 @@ class Collection:
         """
         if len(self.segments) == 1:
             return self.segments[0].table.take(rows, columns)
-        order, pieces = self._by_segment(rows)
-        parts = [segment.table.take(its, columns) for segment, its in pieces]
-        return pa.concat_tables(parts).combine_chunks().take(order)
+        order, groups = self._by_segment(rows)
+        parts = [self.segments[number].table.take(its, columns) for number, its in groups or [(0, order)]]
+        return pa.concat_tables(parts).combine_chunks().take(tables.arrow_indices(order))
 
-    def vectors(self, rows: tables.Rows) -> npt.NDArray[np.float32]:
+    def vectors(self, rows: tables.Rows) -> Floats:
         """Return the vectors of the given rows as stored, float32 (n, dim).
 
         Raises:
             IndexError: a row out of range.
         """
-        order, pieces = self._by_segment(rows)
-        return np.concatenate(
-            [np.empty((0, self.dim), np.float32), *(s.vectors(its) for s, its in pieces if len(its))]
-        )[order]
+        order, groups = self._by_segment(rows)
+        parts = (self.segments[number].vectors(its) for number, its in groups)
+        return np.concatenate([np.empty((0, self.dim), np.float32), *parts])[order]
 
     def row_of(self, id: str) -> int:
         """Return the row that has this id, by binary search through the map.
@@ -197,11 +194,10 @@ class Collection:
             KeyError: there is no such column.
             TypeError: its values cannot be counted.
         """
-        key = (column, where and where.key, most)
-        with self._lock:
-            if (known := self._counted.get(key)) is not None:
-                self._counted.move_to_end(key)
-                return known
+        key = column, where and where.key, most
+        return self._counted.get(key, lambda: self._count_values(column, where, most))
+
+    def _count_values(self, column: str, where: Filter | None, most: int) -> list[tuple[Any, int]]:
         counted = []
         for segment in self.segments:
             selection = segment.select(where)
@@ -220,23 +216,14 @@ class Collection:
             total = total.group_by("value").aggregate([("count", "sum")]).rename_columns(["value", "count"])
         keys: Any = [("count", "descending"), ("value", "ascending")]
         best: Any = total.take(pc.select_k_unstable(total, most, keys))  # type: ignore[call-overload]
-        found = list(zip(best["value"].to_pylist(), best["count"].to_pylist(), strict=True))
-        with self._lock:
-            self._counted[key] = found
-            while len(self._counted) > _REMEMBERED:
-                self._counted.popitem(last=False)
-        return found
+        return list(zip(best["value"].to_pylist(), best["count"].to_pylist(), strict=True))
 
-    def ids(self) -> "pa.ChunkedArray[Any]":
-        """The ids of all rows that are not deleted."""
-        return self._live_column("id")
+    def live_column(self, name: str) -> "pa.ChunkedArray[Any]":
+        """A column of the rows that are not deleted."""
+        chunks = [chunk for segment in self.segments for chunk in segment.live_column(name).chunks]
+        return pa.chunked_array(chunks, self.schema.field(name).type)
 
-    def named(self, column: str) -> "pa.ChunkedArray[Any]":
-        """All values in a column of lists, of the rows that are not deleted."""
-        lists = self._live_column(column)
-        return pa.chunked_array([pc.list_flatten(chunk) for chunk in lists.chunks], lists.type.value_type)
-
-    def twice(self) -> str | None:
+    def duplicate_id(self) -> str | None:
         """An id that two segments have, None if there is none."""
         for older, newer in combinations([segment.live_column("id") for segment in self.segments], 2):
             few, many = sorted((older, newer), key=len)  # a table is made of the few alone
@@ -244,29 +231,13 @@ class Collection:
                 return str(again[0].as_py())
         return None
 
-    def _live_column(self, name: str) -> "pa.ChunkedArray[Any]":
-        chunks = [chunk for segment in self.segments for chunk in segment.live_column(name).chunks]
-        return pa.chunked_array(chunks, self.schema.field(name).type)
-
-    def _by_segment(
-        self, rows: tables.Rows
-    ) -> tuple[npt.NDArray[np.int64], Iterator[tuple[Segment, npt.NDArray[np.int64]]]]:
-        """Rows grouped by segment, counted as there; and where each of them is in the groups put end to end."""
-        wanted = tables.check_rows(rows, int(self._starts[-1]))
-        order = np.argsort(wanted, kind="stable")
-        bounds = np.searchsorted(wanted[order], self._starts)
-        restore = np.empty_like(order)
-        restore[order] = np.arange(len(order))
-        pieces = (
-            (segment, wanted[order[bounds[i] : bounds[i + 1]]] - self._starts[i])
-            for i, segment in enumerate(self.segments)
-        )
-        return restore, pieces
+    def _by_segment(self, rows: tables.Rows) -> tuple[Ints, list[tuple[int, Ints]]]:
+        return tables.group_rows(tables.check_rows(rows, int(self._starts[-1])), self._starts)
 
 
 def dangling_image_ids(images: Collection, texts: Collection) -> Iterator[str]:
     """Yield the image ids that texts name and no image has. Some are looked for at a time, in bounded memory."""
-    ids, named = images.ids(), texts.named("image_ids")
+    ids, named = images.live_column("id"), pc.list_flatten(texts.live_column("image_ids"))
     for start in range(0, len(named), _LOOKED_FOR):
         some = named.slice(start, _LOOKED_FOR).unique()
         there = ids.filter(pc.is_in(ids, value_set=some))

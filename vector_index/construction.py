@@ -20,11 +20,10 @@ _ITERATIONS: Final = 10
 _ANY_POINTS: Final = {"min_points_per_centroid": 1, "max_points_per_centroid": _MOST_TRAINING_ROWS}
 _MOST_COMPARED: Final = 2_048  # centroids that each vector is compared with; of more, those of _CELLS cells
 _CELLS: Final = 8
-_REFINED: Final = 16
+_REFINED: Final = 16  # centroids that codes propose, compared as they are, for the one that is sought
 _FOUND_AT_ONCE: Final = 8_192  # vectors: FAISS holds 32 × dim bytes of tables for each
 _LISTS_REFINED: Final = 2.0  # lists that are compared with a query for each that is read
 _FEW: Final = 256  # vectors; codes and centroids cannot be learnt from fewer
-_REFINE_FP16: Final = "Refine(SQfp16)"
 
 log = logging.getLogger(__name__)
 
@@ -40,49 +39,62 @@ def write_index(kind: str, vectors: Floats, path: Path, asked: Sequence[Floats] 
             a projection learns from them.
 
     Returns:
-        The kind built: "Flat" where there are fewer vectors than lists, and nothing to learn from.
+        The kind built: "Flat" where there are too few vectors to learn the kind's lists and codes from.
 
     Raises:
         BadIndexType: the kind is not supported.
     """
-    faiss = kinds.load_faiss()
     n, dim = vectors.shape
-    few = _FEW if not kinds.new_index(kind, dim).is_trained else 1
-    if n < max(few, kinds.lists_of(kind)):
+    whole = kinds.new_index(kind, dim)
+    if n < _least_vectors(whole):
         if n:
             log.warning("%d vectors are too few for %s: Flat is taken", n, kind)
-        kind = "Flat"
-    streamed = kind.endswith("," + _REFINE_FP16)
+        kind, whole = "Flat", kinds.new_index("Flat", dim)
     if kinds.is_projected(kind):
-        _write_projected(kind, vectors, asked, path)
+        _write_projected(whole, vectors, asked, path)
         return kind
-    index = kinds.new_index(kind, dim)
-    if streamed:
-        index = faiss.index_factory(dim, kind.removesuffix("," + _REFINE_FP16), faiss.METRIC_INNER_PRODUCT)
-    core = kinds.core_of(index)
+    streamed = kind.endswith(",Refine(SQfp16)")
+    index, core = kinds.base_of(whole) if streamed else whole, kinds.core_of(whole)
     if kinds.is_hnsw(core):
         core.hnsw.efConstruction = EF_CONSTRUCTION
     if not index.is_trained:
-        wanted = max(_TRAINING_ROWS, _POINTS_A_LIST * kinds.lists_of(kind))
-        index.train(kinds.evenly(vectors, min(wanted, _MOST_TRAINING_ROWS)))
+        index.train(_training_sample(vectors, core))
     for start in range(0, n, CHUNK_ROWS):
         index.add(np.ascontiguousarray(vectors[start : start + CHUNK_ROWS]))
-    if kinds.is_ivf(core) and not streamed and not kinds.is_refined(index):
+    if kinds.is_ivf(core) and not kinds.is_refined(whole):
         core.make_direct_map()  # without it the lists do not know which row is where
     if streamed:
         _write_refined(index, vectors, path)
     else:
-        faiss.write_index(index, str(path))
+        kinds.load_faiss().write_index(index, str(path))
     return kind
 
 
-def _write_projected(kind: str, vectors: Floats, asked: Sequence[Floats], path: Path) -> None:
-    """Write lists of the vectors as they are, with codes of what their projections have beside their centroid's."""
+def _least_vectors(index: Any) -> int:
+    """How many vectors an index can learn its lists and its codes from."""
+    core = kinds.core_of(index)
+    codes = getattr(kinds.storage_of(core), "pq", None)
+    return max(
+        1 if index.is_trained else _FEW,
+        core.nlist if kinds.is_ivf(core) else 1,
+        codes.ksub if codes is not None else 1,
+    )
+
+
+def _training_sample(vectors: Floats, core: Any) -> Floats:
+    wanted = _POINTS_A_LIST * core.nlist if kinds.is_ivf(core) else 0
+    return kinds.evenly(vectors, min(max(_TRAINING_ROWS, wanted), _MOST_TRAINING_ROWS))
+
+
+def _write_projected(made: Any, vectors: Floats, asked: Sequence[Floats], path: Path) -> None:
+    """Write lists of the vectors as they are, with codes of what their projections have beside their centroid's.
+
+    Of `made`, an index as `kinds.new_index` makes it, the lists' quantiser is kept.
+    """
     faiss = kinds.load_faiss()
     n, dim = vectors.shape
-    made = kinds.new_index(kind, dim)
     lists = kinds.core_of(made)
-    sample = kinds.evenly(vectors, min(max(_TRAINING_ROWS, _POINTS_A_LIST * lists.nlist), _MOST_TRAINING_ROWS))
+    sample = _training_sample(vectors, lists)
     centroids, nearest = cluster(sample, lists.nlist)
     some = kinds.evenly(sample, _TRAINING_ROWS)
     places, mean = nearest(some), sample.mean(axis=0)

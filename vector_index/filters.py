@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -142,24 +143,22 @@ class _Check:
 
 
 def _all_of(value: dict[str, Any], table: MappedTable) -> Mask:
-    masks = (_one(name, wanted, table) for name, wanted in value.items())
-    return _combine(np.logical_and, masks)
+    return reduce(np.logical_and, (_one(name, wanted, table) for name, wanted in value.items()))
 
 
 def _one(name: str, wanted: Any, table: MappedTable) -> Mask:
     if name == "$and":
-        return _combine(np.logical_and, (_all_of(each, table) for each in wanted))
+        return reduce(np.logical_and, (_all_of(each, table) for each in wanted))
     if name == "$or":
-        return _combine(np.logical_or, (_all_of(each, table) for each in wanted))
+        return reduce(np.logical_or, (_all_of(each, table) for each in wanted))
     if name == "$not":
         return ~_all_of(wanted, table)
     return _conditions(name, wanted if isinstance(wanted, dict) else {"$eq": wanted}, table)
 
 
 def _conditions(name: str, conditions: dict[str, Any], table: MappedTable) -> Mask:
-    return _combine(
-        np.logical_and, (_condition(name, operator, value, table) for operator, value in conditions.items())
-    )
+    masks = (_condition(name, operator, value, table) for operator, value in conditions.items())
+    return reduce(np.logical_and, masks)
 
 
 def _condition(name: str, operator: str, value: Any, table: MappedTable) -> Mask:
@@ -229,14 +228,6 @@ def _array(values: list[Any], kind: pa.DataType) -> Any:
 def _mask(found: Any) -> Mask:
     mask: Mask = pc.fill_null(found, False).to_numpy(zero_copy_only=False)
     return mask
-
-
-def _combine(how: Callable[..., Any], masks: Iterable[Mask]) -> Mask:
-    total: Mask | None = None
-    for mask in masks:
-        total = mask if total is None else how(total, mask)
-    assert total is not None
-    return total
 
 
 def _item_type(kind: pa.DataType) -> pa.DataType:

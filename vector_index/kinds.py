@@ -16,14 +16,13 @@ Ints: TypeAlias = npt.NDArray[np.int64]
 AUTO: Final = "auto"
 FLAT_ROWS: Final = 50_000
 CHUNK_ROWS: Final = 65_536
-_BLOCK: Final = 1 << 22
+_BLOCK: Final = 1 << 22  # bytes read at a time
 _LARGEST_M: Final = 128
 _LARGEST_NLIST: Final = 1 << 20
 # Queries from which on a product of matrices compares them with all vectors: 10 in a third of the time that FAISS 1.15
 # takes over one after the other, as it would below 128,000.
 _BY_MATRIX: Final = 4
 _NEIGHBOURS: Final = re.compile(r"HNSW(\d+)")
-_LISTS: Final = re.compile(r"\bIVF(\d+)(_HNSW\d*)?\b")
 _NLIST: Final = re.compile(r"\bIVF(\d+)([kM]?)")
 _PROJECTED: Final = re.compile(r"LeanVec\d+,IVF\d+(_HNSW\d*|\(.*\))?,PQ\d+x4fsr,Refine\(SQfp16\)")
 
@@ -85,12 +84,6 @@ def is_projected(kind: str) -> bool:
     return _PROJECTED.fullmatch(kind) is not None
 
 
-def lists_of(kind: str) -> int:
-    """Return the number of inverted lists in a kind's string, 0 where it has none."""
-    found = _LISTS.search(kind)
-    return int(found[1]) if found else 0
-
-
 def is_refined(index: Any) -> bool:
     """Tell whether candidates of one index are compared anew with better vectors."""
     return hasattr(index, "refine_index")
@@ -147,8 +140,9 @@ def search_rows(storage: Any, vectors: Floats, k: int, rows: Ints) -> tuple[Floa
     faiss = load_faiss()
     best = np.empty((len(vectors), 0), np.float32)
     found = np.empty((len(vectors), 0), np.int64)
-    for start in range(0, len(rows), CHUNK_ROWS // 4):
-        some = rows[start : start + CHUNK_ROWS // 4]
+    step = CHUNK_ROWS // 4
+    for start in range(0, len(rows), step):
+        some = rows[start : start + step]
         gathered = storage.reconstruct_batch(some)
         scores, places = faiss.knn(vectors, gathered, min(k, len(some)), metric=faiss.METRIC_INNER_PRODUCT)
         best, found = np.hstack([best, scores]), np.hstack([found, some[places]])

@@ -70,6 +70,11 @@ class IndexStamp(_Stamp):
     queries: dict[str, OperatingPoint] = {}
     recall_curve: list[RecallPoint] = []
 
+    def parameters_for(self, modality: str | None) -> dict[str, int]:
+        """What queries of a modality are searched with; without one, what serves both."""
+        point = self.queries.get(modality or "")
+        return self.parameters if point is None else point.parameters
+
 
 class SegmentStamp(_Stamp):
     """Consecutive rows of a collection, `deleted` of them no longer there: in files that begin with `name`."""

@@ -12,8 +12,8 @@ MOST_EF: Final = 10_000
 MOST_FACTOR: Final = 1_000
 MOST_CANDIDATES: Final = 200_000  # of one query, to be compared with its refined vectors
 _TUNED_K: Final = 10  # the depth that parameters are measured at
-# Deeper, of codes of a bit or four a number: among the best 100 of 60,000, recall 0.81 with twice as many candidates as
-# are returned, 0.90 with four times as many; among the best 1,000, 0.86 and 0.96, in twice the time.
+# The k_factor of a deeper search, at least. With codes of one or four bits a number, of the best 100 of 60,000 a factor
+# of 2 found 0.81 and one of 4 0.90; of the best 1,000, 0.86 and 0.96, in twice the time.
 _LEAST_FACTOR: Final = 4
 
 

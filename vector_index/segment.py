@@ -1,9 +1,7 @@
 """A segment: a table, its deleted rows, and the FAISS index whose row i is row i of the table."""
 
 import logging
-import threading
 from bisect import bisect_left
-from collections import OrderedDict
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +14,8 @@ import pyarrow as pa
 from vector_index import kinds, parameters, tables
 from vector_index.errors import DimensionMismatch, SnapshotCorrupt
 from vector_index.filters import Filter
+from vector_index.kinds import Floats, Ints
+from vector_index.lru_cache import LRUCache
 from vector_index.manifest import SegmentStamp
 from vector_index.on_device import OnDevice, fits
 
@@ -25,7 +25,7 @@ GRAPH_STEP: Final = 50
 CODES_A_VECTOR: Final = 12
 # Gathering a vector costs as much as asking of this many rows whether they are selected (6 µs and 3 to 6 ns).
 GATHERED: Final = 1_000
-_REMEMBERED: Final = 16  # selections, each a bit a row
+_REMEMBERED: Final = 16  # selections, each a bit a row; parameters
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class Selection:
         return pa.Array.from_buffers(pa.bool_(), rows, [None, pa.py_buffer(self.bits.data)])
 
     @cached_property
-    def rows(self) -> npt.NDArray[np.int64]:
+    def rows(self) -> Ints:
         """Their numbers, rising, int64 (count,)."""
         return np.flatnonzero(np.unpackbits(self.bits, bitorder="little"))
 
@@ -67,7 +67,7 @@ class Segment:
         self.stamp = stamp
         path = snapshot / stamp.name
         self.table: tables.MappedTable = open_part(Path(f"{path}.arrow"), tables.MappedTable)
-        self.order: npt.NDArray[np.int64] = open_part(Path(f"{path}.order.npy"), _map_rows)
+        self.order: Ints = open_part(Path(f"{path}.order.npy"), _map_rows)
         self.index = open_part(Path(f"{path}.faiss"), lambda file: kinds.read_index(file, _held(file, stamp, dim)))
         self.deleted = open_part(Path(f"{path}.deleted.npy"), _map_rows) if stamp.deleted else np.empty(0, np.int64)
         self._storage = kinds.storage_of(self.index)
@@ -75,9 +75,8 @@ class Segment:
         self._nlist: int = core.nlist if kinds.is_ivf(core) else 0
         self.limits = parameters.allowed(self.index)
         self._on_device: OnDevice | None = None
-        self._selections: OrderedDict[bytes, Selection] = OrderedDict()
-        self._made: dict[tuple[tuple[str, int], ...], Any] = {}
-        self._lock = threading.Lock()
+        self._selections: LRUCache[Selection] = LRUCache(_REMEMBERED)
+        self._made: LRUCache[Any] = LRUCache(_REMEMBERED)
 
         counts = {"arrow": len(self.table), "order.npy": len(self.order), "faiss": self.index.ntotal}
         for suffix, rows in counts.items():
@@ -87,7 +86,7 @@ class Segment:
             raise SnapshotCorrupt(f"{path}.faiss: dim {self.index.d}, {dim} in the manifest")
         if len(self.deleted) != stamp.deleted or np.any((self.deleted < 0) | (self.deleted >= stamp.rows)):
             raise SnapshotCorrupt(f"{path}.deleted.npy: not {stamp.deleted} rows of {stamp.rows}")
-        self._live = Selection.of(self.live()) if stamp.deleted else None
+        self._live = Selection.of(self.live_mask()) if stamp.deleted else None
 
     def __len__(self) -> int:
         """All rows, deleted ones too."""
@@ -98,7 +97,7 @@ class Segment:
         """Rows that are not deleted."""
         return len(self.table) - len(self.deleted)
 
-    def live(self) -> npt.NDArray[np.bool_]:
+    def live_mask(self) -> npt.NDArray[np.bool_]:
         """Which rows are not deleted, bool (rows,)."""
         mask = np.ones(len(self.table), np.bool_)
         mask[self.deleted] = False
@@ -121,14 +120,14 @@ class Segment:
 
     def search(
         self,
-        queries: npt.NDArray[np.float32],
+        queries: Floats,
         k: int,
         selection: Selection | None,
         *,
-        exact: bool = False,
+        exact: bool,
         params: parameters.Parameters,
-        modality: str | None = None,
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        modality: str | None,
+    ) -> tuple[Floats, Ints]:
         """The nearest of the selected rows (None: all) to each of float32 (q, dim): scores and rows, (q, at most k).
 
         Of `params` those count that this index knows.
@@ -144,9 +143,7 @@ class Segment:
             return kinds.search(self.index, queries, k, self._to_faiss(wanted))
         return self._search_some(queries, k, wanted, selection, exact)
 
-    def _search_all(
-        self, queries: npt.NDArray[np.float32], k: int
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    def _search_all(self, queries: Floats, k: int) -> tuple[Floats, Ints]:
         if (held := self._on_device) is not None:
             try:
                 return held.search(queries, k)
@@ -156,19 +153,13 @@ class Segment:
         return kinds.search_all(self._storage, queries, k)
 
     def _parameters(self, k: int, asked: parameters.Parameters, modality: str | None) -> dict[str, int]:
-        chosen = self.stamp.index.queries.get(modality or "")
-        defaults = self.stamp.index.parameters if chosen is None else chosen.parameters
+        defaults = self.stamp.index.parameters_for(modality)
         known = {name: min(defaults.get(name, most), most) for name, most in self.limits.items()}
         return parameters.at_depth(known, asked, k, len(self), self._nlist)
 
     def _to_faiss(self, wanted: dict[str, int]) -> Any:
         """Made once: that takes 25 µs, as much as half a search does, which only reads them."""
-        key = tuple(wanted.items())
-        if (known := self._made.get(key)) is None:
-            if len(self._made) >= _REMEMBERED:
-                self._made.clear()
-            known = self._made[key] = parameters.to_faiss(self.index, wanted)
-        return known
+        return self._made.get(tuple(wanted.items()), lambda: parameters.to_faiss(self.index, wanted))
 
     def select(self, where: Filter | None) -> Selection | None:
         """Which rows a filter keeps, deleted ones left out; remembered for the filters asked for last.
@@ -177,21 +168,15 @@ class Segment:
         """
         if where is None:
             return self._live
-        with self._lock:
-            if (known := self._selections.get(where.key)) is not None:
-                self._selections.move_to_end(where.key)
-                return known
+        return self._selections.get(where.key, lambda: self._selected(where))
+
+    def _selected(self, where: Filter) -> Selection:
         mask = where.mask(self.table)
-        found = Selection.of(mask & self.live() if len(self.deleted) else mask)
-        with self._lock:
-            self._selections[where.key] = found
-            while len(self._selections) > _REMEMBERED:
-                self._selections.popitem(last=False)
-        return found
+        return Selection.of(mask & self.live_mask() if len(self.deleted) else mask)
 
     def _search_some(
-        self, queries: npt.NDArray[np.float32], k: int, wanted: dict[str, int], selection: Selection, exact: bool
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        self, queries: Floats, k: int, wanted: dict[str, int], selection: Selection, exact: bool
+    ) -> tuple[Floats, Ints]:
         """Search past rows that are not selected, the farther the fewer are; or compare with all that are.
 
         Few rows are compared sooner than a long search is made. A search that ends with too few rows went astray among
@@ -219,9 +204,7 @@ class Segment:
             return selection.count * CODES_A_VECTOR <= len(self) * lists // self._nlist
         return True
 
-    def _compare(
-        self, queries: npt.NDArray[np.float32], k: int, selection: Selection
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    def _compare(self, queries: Floats, k: int, selection: Selection) -> tuple[Floats, Ints]:
         """Compare every row selected; few are gathered, many found by passing over the others."""
         if selection.count * GATHERED <= len(self):
             return kinds.search_rows(self._storage, queries, k, selection.rows)
@@ -240,9 +223,9 @@ class Segment:
         place = int(np.searchsorted(self.deleted, row))
         return place < len(self.deleted) and int(self.deleted[place]) == row
 
-    def vectors(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    def vectors(self, rows: Ints) -> Floats:
         """The vectors of rows as stored, float32 (n, dim), deleted ones too."""
-        reconstructed: npt.NDArray[np.float32] = self._storage.reconstruct_batch(rows)
+        reconstructed: Floats = self._storage.reconstruct_batch(rows)
         return reconstructed
 
     def _id_at(self, row: int) -> str:
@@ -250,7 +233,7 @@ class Segment:
         return value
 
 
-def check_vectors(vectors: npt.NDArray[Any], dim: int) -> npt.NDArray[np.float32]:
+def check_vectors(vectors: npt.NDArray[Any], dim: int) -> Floats:
     """Return vectors as contiguous float32 (n, dim), without a copy if they are that already.
 
     Raises:
@@ -272,8 +255,8 @@ def _held(path: Path, stamp: SegmentStamp, dim: int) -> int:
     return max(0, path.stat().st_size - 2 * dim * stamp.rows) if is_copied else 0
 
 
-def _map_rows(path: Path) -> npt.NDArray[np.int64]:
-    rows: npt.NDArray[np.int64] = np.load(path, mmap_mode="r", allow_pickle=False)
+def _map_rows(path: Path) -> Ints:
+    rows: Ints = np.load(path, mmap_mode="r", allow_pickle=False)
     if rows.ndim != 1 or rows.dtype != np.int64:
         raise ValueError(f"{rows.dtype} of shape {rows.shape}, not a list of int64")
     return rows

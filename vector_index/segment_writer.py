@@ -9,11 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from vector_index import kinds, tables
+from vector_index import tables
+from vector_index.kinds import Floats, Ints
 from vector_index.manifest import SegmentStamp
 from vector_index.segment import Segment, check_vectors
 from vector_index.snapshot import thumbnails_name
-from vector_index.tuning import ALIKE, RECALL_QUERIES, Queries, Target, build_index
+from vector_index.tuning import Queries, Target, build_index
 
 _NORM_TOLERANCE: Final = 1e-2  # half-precision vectors pass, vectors that nobody normalised do not
 
@@ -49,13 +50,12 @@ class SegmentWriter:
         self._table_writer(batch.schema).append(batch)
         self._spill.write(checked.data)
         if thumbnails is not None and any(thumbnail is not None for thumbnail in thumbnails):
-            self._pad_thumbnails()
-            self._append_thumbnails(thumbnails)
+            self._thumbnail_writer().append(_thumbnail_batch(thumbnails))
         self.rows += batch.num_rows
 
     def add_live(self, segment: Segment, gone: set[int], thumbnails: tables.MappedTable | None) -> None:
         """Add the rows of a segment that are neither deleted nor `gone`."""
-        live = np.setdiff1d(np.flatnonzero(segment.live()), np.array(sorted(gone), np.int64))
+        live = np.setdiff1d(np.flatnonzero(segment.live_mask()), np.array(sorted(gone), np.int64))
         for start in range(0, len(live), tables.BATCH_ROWS):
             rows = live[start : start + tables.BATCH_ROWS]
             vectors = segment.vectors(rows)
@@ -76,8 +76,8 @@ class SegmentWriter:
     def _add_from(
         self,
         table: tables.MappedTable,
-        rows: npt.NDArray[np.int64],
-        vectors: npt.NDArray[np.float32],
+        rows: Ints,
+        vectors: Floats,
         thumbnails: tables.MappedTable | None,
     ) -> None:
         small = None if thumbnails is None else thumbnails.take(rows, ["thumbnail"])["thumbnail"].to_pylist()
@@ -96,33 +96,24 @@ class SegmentWriter:
         """Close the files. May be called again."""
         if self._spill.closed:
             return
-        self._table_writer(self._required)  # an empty segment has a table too
+        self._table_writer(self._required).close()  # an empty segment has a table too
         if self._thumbnails is not None:
-            self._pad_thumbnails()
-            self._thumbnails.close()
-        if self._table is not None:
-            self._table.close()
+            self._thumbnail_writer().close()
         self._spill.close()
 
     def table(self) -> tables.MappedTable:
         """The rows, once closed."""
         return tables.MappedTable(self._folder / "rows.arrow")
 
-    def vectors(self) -> kinds.Floats:
+    def vectors(self) -> Floats:
         """The vectors, once closed: float32 (rows, dim), in a map."""
         shape = (self.rows, self._dim)
         return np.memmap(self._spill.name, np.float32, "r", shape=shape) if self.rows else np.empty(shape, np.float32)
 
     def sample(self, own: bool) -> Queries:
-        """Queries to measure recall with, once closed: some of the vectors; `own` for rows of what is measured, others
-        come with more that are like them."""
-        rows = kinds.evenly_spread(self.rows, RECALL_QUERIES)
+        """Queries to measure recall with, once closed; `own` for those of what is measured."""
         vectors = self.vectors()
-        asked = np.ascontiguousarray(vectors[rows])
-        if own:
-            return Queries(asked, rows)
-        alike = np.setdiff1d(kinds.evenly_spread(self.rows, ALIKE), rows)
-        return Queries(asked, alike=np.ascontiguousarray(vectors[alike]))
+        return Queries.sample(lambda rows: np.ascontiguousarray(vectors[rows]), self.rows, own=own)
 
     def finish(
         self,
@@ -131,7 +122,7 @@ class SegmentWriter:
         index_type: str,
         queries: dict[str, Queries],
         target: Target,
-        beside: SegmentStamp | None = None,
+        beside: SegmentStamp | None,
     ) -> SegmentStamp:
         """Make it the segment `name` of the snapshot in the making at this path; `beside` as `build_index` has it.
 
@@ -156,15 +147,15 @@ class SegmentWriter:
             self._table = tables.TableWriter(self._folder / "rows.arrow", schema)
         return self._table
 
-    def _pad_thumbnails(self) -> None:
-        """Fill up to `rows` with nulls, for pictures that came without."""
+    def _thumbnail_writer(self) -> tables.TableWriter:
+        """It is filled up to `rows` with nulls, for pictures that came without."""
         if self._thumbnails is None:
             path, schema = self._folder / "thumbnails.arrow", tables.THUMBNAIL_SCHEMA
             self._thumbnails = tables.TableWriter(path, schema, tables.THUMBNAIL_BATCH_ROWS)
         while (missing := self.rows - self._thumbnails.rows) > 0:
-            self._append_thumbnails([None] * min(missing, tables.THUMBNAIL_BATCH_ROWS))
+            self._thumbnails.append(_thumbnail_batch([None] * min(missing, tables.THUMBNAIL_BATCH_ROWS)))
+        return self._thumbnails
 
-    def _append_thumbnails(self, thumbnails: Sequence[bytes | None]) -> None:
-        assert self._thumbnails is not None
-        column = pa.array(thumbnails, pa.binary())
-        self._thumbnails.append(pa.record_batch([column], schema=tables.THUMBNAIL_SCHEMA))
+
+def _thumbnail_batch(thumbnails: Sequence[bytes | None]) -> pa.RecordBatch:
+    return pa.record_batch([pa.array(thumbnails, pa.binary())], schema=tables.THUMBNAIL_SCHEMA)

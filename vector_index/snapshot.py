@@ -144,7 +144,7 @@ class Snapshot:
                     continue
                 if (wrong := tables.first_out_of_order(segment.table, segment.order)) is not None:
                     problems.append(f"{own}: id {wrong!r} is there twice, or {own}.order.npy is not sorted by id")
-            if (twice := collection.twice()) is not None:
+            if (twice := collection.duplicate_id()) is not None:
                 problems.append(f"{name}: id {twice!r} is there twice")
         dangling = islice(dangling_image_ids(self.images, self.texts), 10)
         problems += [f"texts: one names image {id!r}, which does not exist" for id in dangling]

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from vector_index import parameters, tables
 from vector_index.filters import Filter
+from vector_index.kinds import Floats, Ints
 from vector_index.manifest import Manifest
 
 
@@ -44,13 +44,13 @@ class Collection(Protocol):
         where: Filter | None = None,
         params: parameters.Parameters | None = None,
         modality: str | None = None,
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]: ...
+    ) -> tuple[Floats, Ints]: ...
 
     def count(self, where: Filter | None = None) -> int: ...
 
     def take(self, rows: tables.Rows, columns: list[str] | None = None) -> pa.Table: ...
 
-    def vectors(self, rows: tables.Rows) -> npt.NDArray[np.float32]: ...
+    def vectors(self, rows: tables.Rows) -> Floats: ...
 
     def row_of(self, id: str) -> int: ...
 

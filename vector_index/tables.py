@@ -10,6 +10,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from vector_index.kinds import Ints
+
 BATCH_ROWS: Final = 65_536
 THUMBNAIL_BATCH_ROWS: Final = 4_096  # some kilobytes a row, and a batch is held in memory until it is full
 
@@ -100,19 +102,12 @@ class MappedTable:
         schema = pa.schema([self.schema.field(name) for name in names])
         if len(self.batches) == 1:
             return pa.Table.from_batches([self._take(self.batches[0], wanted, schema)])
-        order = np.argsort(wanted, kind="stable")
-        ordered = wanted[order]
-        bounds = np.searchsorted(ordered, self._starts)
-        pieces = [
-            self._take(self.batches[i], ordered[bounds[i] : bounds[i + 1]] - self._starts[i], schema)
-            for i in np.flatnonzero(np.diff(bounds))
-        ]
-        restore = np.empty_like(order)
-        restore[order] = np.arange(len(order))
-        return pa.Table.from_batches(pieces, schema).combine_chunks().take(_places(restore))
+        order, groups = group_rows(wanted, self._starts)
+        pieces = [self._take(self.batches[number], its, schema) for number, its in groups]
+        return pa.Table.from_batches(pieces, schema).combine_chunks().take(arrow_indices(order))
 
-    def _take(self, batch: pa.RecordBatch, rows: npt.NDArray[np.int64], schema: pa.Schema) -> pa.RecordBatch:
-        taken = batch.select([name for name in schema.names if name in self.stored.names]).take(_places(rows))
+    def _take(self, batch: pa.RecordBatch, rows: Ints, schema: pa.Schema) -> pa.RecordBatch:
+        taken = batch.select([name for name in schema.names if name in self.stored.names]).take(arrow_indices(rows))
         if taken.schema.equals(schema):
             return taken
         return pa.record_batch([self._column(taken, name) for name in schema.names], schema=schema)
@@ -134,8 +129,8 @@ def _cast(column: "pa.Array[Any]", kind: Any) -> "pa.Array[Any]":
     return column.cast(kind, safe=not pa.types.is_floating(kind))
 
 
-def _places(rows: npt.NDArray[np.int64]) -> "pa.Array[Any]":
-    """Arrow would make the same of an array, but not before it has imported pandas, where there is one: 0.3 s."""
+def arrow_indices(rows: Ints) -> "pa.Array[Any]":
+    """Row numbers for `take`. Arrow makes the same of them, but imports pandas first, where there is one: 0.3 s."""
     return pa.Array.from_buffers(pa.int64(), len(rows), [None, pa.py_buffer(rows.tobytes())])
 
 
@@ -170,7 +165,7 @@ def unify(schemas: Sequence[pa.Schema]) -> pa.Schema:
     return pa.schema(list(fields.values()))
 
 
-def check_rows(rows: Rows, count: int) -> npt.NDArray[np.int64]:
+def check_rows(rows: Rows, count: int) -> Ints:
     """Return row numbers as an int64 array (n,).
 
     Raises:
@@ -184,6 +179,26 @@ def check_rows(rows: Rows, count: int) -> npt.NDArray[np.int64]:
     if array.min() < 0 or array.max() >= count:
         raise IndexError(f"rows {array.min()} … {array.max()} asked for, of 0 … {count - 1}")
     return array.astype(np.int64)
+
+
+def group_rows(rows: Ints, starts: Ints) -> tuple[Ints, list[tuple[int, Ints]]]:
+    """Group row numbers by the part that they are in.
+
+    Args:
+        rows: int64 (n,), within the parts.
+        starts: the first row of each part, and the end of the last.
+
+    Returns:
+        Where each row is in the groups put end to end; and of each part that has some, its number and the rows, counted
+        from its start.
+    """
+    order = np.argsort(rows, kind="stable")
+    ordered = rows[order]
+    bounds = np.searchsorted(ordered, starts)
+    places = np.empty_like(order)
+    places[order] = np.arange(len(order))
+    parts = np.flatnonzero(np.diff(bounds)).tolist()
+    return places, [(part, ordered[bounds[part] : bounds[part + 1]] - starts[part]) for part in parts]
 
 
 def check_batch(batch: pa.RecordBatch, required: pa.Schema, schema: pa.Schema | None) -> None:
@@ -212,12 +227,12 @@ def check_batch(batch: pa.RecordBatch, required: pa.Schema, schema: pa.Schema | 
         raise ValueError(f"schema differs from the batches before it: {where}")
 
 
-def order_by_id(table: MappedTable) -> npt.NDArray[np.int64]:
+def order_by_id(table: MappedTable) -> Ints:
     """Return the rows sorted by id (code point order), int64 (n,)."""
     return pc.sort_indices(table.column("id")).to_numpy().astype(np.int64)
 
 
-def first_out_of_order(table: MappedTable, order: npt.NDArray[np.int64]) -> str | None:
+def first_out_of_order(table: MappedTable, order: Ints) -> str | None:
     """Return the first id along `order` that is not greater than the one before it, None if all are.
 
     None proves that the ids are unique and, where `order` has a number for every row, that it is a permutation.
@@ -229,9 +244,3 @@ def first_out_of_order(table: MappedTable, order: npt.NDArray[np.int64]) -> str 
         if wrong >= 0:
             return str(later[wrong].as_py())
     return None
-
-
-def rows_with(table: MappedTable, ids: "pa.Array[Any] | pa.ChunkedArray[Any]") -> npt.NDArray[np.int64]:
-    """Return the rows whose id is one of `ids`, ascending, int64."""
-    found = pc.is_in(table.column("id"), value_set=ids)
-    return np.flatnonzero(found.to_numpy()).astype(np.int64)

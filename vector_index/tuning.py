@@ -1,15 +1,19 @@
 """Choosing a kind and its operating points by measurement, for each modality that will be asked."""
 
+from __future__ import annotations
+
 import logging
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from vector_index import kinds, parameters
 from vector_index.construction import EF_CONSTRUCTION, write_index
@@ -52,6 +56,14 @@ class Queries:
     rows: Ints | None = None
     alike: Floats | None = None
 
+    @classmethod
+    def sample(cls, vectors_of: Callable[[Ints], Floats], count: int, *, own: bool) -> Queries:
+        """Take some of `count` rows, evenly spread; `own` where they are rows of the collection searched."""
+        rows = kinds.evenly_spread(count, RECALL_QUERIES)
+        if own:
+            return cls(vectors_of(rows), rows)
+        return cls(vectors_of(rows), alike=vectors_of(np.setdiff1d(kinds.evenly_spread(count, ALIKE), rows)))
+
 
 def build_index(
     kind: str,
@@ -66,14 +78,14 @@ def build_index(
     Args:
         kind: a string of `index_factory`, or "auto".
         vectors: unit float32 (n, dim), typically a memory map; read in chunks. An empty one always gets "Flat".
-        queries: by modality; those of no modality are measured on their own vectors.
+        queries: by modality; a modality without any is not measured.
         target: the cheapest operating point that reaches it is chosen for each modality; the best, with a warning,
             where none does.
         beside: a larger segment of the same collection. What "auto" took for it is tried before a choice is made.
     """
     queries = {name: each for name, each in queries.items() if len(each.vectors)}
     best: IndexStamp | None = None
-    last: dict[str, Floats] = {}
+    last = cache(lambda: last_scores(vectors, queries))
     for each in _kinds(kind, vectors, queries, target, beside):
         part = path.with_suffix(".part")
         stamp = _build(each, vectors, queries, target, part, last)
@@ -109,16 +121,20 @@ def _kinds(
 
 
 def _build(
-    kind: str, vectors: Floats, queries: Mapping[str, Queries], target: Target, path: Path, last: dict[str, Floats]
+    kind: str,
+    vectors: Floats,
+    queries: Mapping[str, Queries],
+    target: Target,
+    path: Path,
+    last: Callable[[], Mapping[str, Floats]],
 ) -> IndexStamp:
-    """Build and measure; `last` is filled with the scores that exact search ends with, when they are first needed."""
+    """Build and measure; `last` gives the scores that exact search ends with, where there is anything to measure."""
     kind = write_index(kind, vectors, path, _alike(queries))
     index = kinds.read_index(path)
     fixed = facts(index)
     if not parameters.allowed(index):
         return IndexStamp(kind=kind, parameters=fixed)
-    last |= {} if last else last_scores(vectors, queries)
-    points = {name: operating_point(index, vectors, each, target, last[name]) for name, each in queries.items()}
+    points = {name: operating_point(index, vectors, each, target, last()[name]) for name, each in queries.items()}
     return IndexStamp(
         kind=kind,
         parameters={**fixed, **widest(points)},
@@ -187,9 +203,7 @@ def choose_index_types(vectors: Floats, queries: Mapping[str, Queries], target: 
     if len(among) == 1:
         return among
     sample = kinds.evenly(vectors, SAMPLE_ROWS)
-    asked = {name: Queries(each.vectors) for name, each in queries.items()} or {
-        "images": Queries(kinds.evenly(sample, RECALL_QUERIES))
-    }
+    asked = {name: Queries(each.vectors) for name, each in queries.items()}
     last = last_scores(sample, asked)
     measured: list[tuple[bool, bool, float, str]] = []
     with tempfile.TemporaryDirectory(prefix="choose-") as folder:
@@ -230,8 +244,6 @@ def held_bytes(index: Any, path: Path) -> int:
 
 def last_scores(vectors: Floats, queries: Mapping[str, Queries]) -> dict[str, Floats]:
     """Return for each modality the score of the last row that exact search finds, float32 (q, 1); reads them once."""
-    if not queries:
-        return {}
     best = kinds.exact_scores(np.vstack([each.vectors for each in queries.values()]), vectors, RECALL_K + 1)
     ends = np.cumsum([len(each.vectors) for each in queries.values()])
     return {
@@ -256,9 +268,7 @@ def operating_point(
     measured = list(recall_curve(index, vectors, queries, target, last))
     chosen = choose(measured, target).parameters
     known = [point.parameters for point, _ in measured]
-    between = [step for step in finer(chosen) if step not in known]
-    if between:
-        measured += recall_curve(index, vectors, queries, target, last, between)
+    measured += [recall_at(step, index, vectors, queries, last) for step in finer(chosen) if step not in known]
     return choose(measured, target)
 
 
@@ -269,17 +279,14 @@ def choose(measured: Iterable[tuple[RecallPoint, float]], target: Target) -> Ope
     asked, and the cheapest of many good ones is good by luck; of those within the latency, where one is given, the best
     if none reaches it.
     """
-    curve, certain = [], []
-    for point, error in measured:
-        curve.append(point)
-        certain.append(point.recall_at_10 - _ERRORS * error >= target.recall)
-    in_time = [target.latency_ms is None or point.ms <= target.latency_ms for point in curve]
-    good = [point for point, sure, quick in zip(curve, certain, in_time, strict=True) if sure and quick]
-    quick_enough = [point for point, quick in zip(curve, in_time, strict=True) if quick]
+    measured = list(measured)
+    curve = [point for point, _ in measured]
+    in_time = [each for each in measured if target.latency_ms is None or each[0].ms <= target.latency_ms]
+    good = [point for point, error in in_time if point.recall_at_10 - _ERRORS * error >= target.recall]
     if good:
         chosen = min(good, key=lambda point: point.ms)
-    elif quick_enough:
-        chosen = max(quick_enough, key=lambda point: (point.recall_at_10, -point.ms))
+    elif in_time:
+        chosen = max((point for point, _ in in_time), key=lambda point: (point.recall_at_10, -point.ms))
     else:
         chosen = min(curve, key=lambda point: point.ms)
     return OperatingPoint(
@@ -297,56 +304,66 @@ def frontier(curve: list[RecallPoint]) -> list[RecallPoint]:
 
 
 def recall_curve(
-    index: Any,
-    vectors: Floats,
-    queries: Queries,
-    target: Target,
-    last: Floats | None = None,
-    steps: Sequence[dict[str, int]] = (),
+    index: Any, vectors: Floats, queries: Queries, target: Target, last: Floats | None = None
 ) -> Iterator[tuple[RecallPoint, float]]:
-    """Yield recall@10 at the given steps, or at each of the ladders, with its standard error; queries are searched one
-    by one.
+    """Yield what `recall_at` finds at the steps of the ladders, but for those that cannot gain and those after a recall
+    that is enough."""
+    last = last_scores(vectors, {"": queries})[""] if last is None else last
+    before: tuple[list[int], float] | None = None
+    done: list[int] | None = None
+    for step in ladder(index):
+        place = [value for name, value in step.items() if name != "k_factor"]
+        if place == done:
+            continue
+        point, error = recall_at(step, index, vectors, queries, last)
+        yield point, error
+        recall = point.recall_at_10
+        if recall >= max(ENOUGH, target.recall):
+            return
+        if "k_factor" in step and before is not None and before[0] == place and recall < before[1] + _GAIN:
+            done = place
+        before = place, recall
 
-    A row counts as found if its true score is no less than that of the last exact hit. Counting ids instead would
-    call one of two equal captions wrong. Milliseconds are those of the processor, on one thread: they do not change
-    with what else the machine is doing. Steps of a ladder that cannot gain are left out, and those
-    after a recall that is enough.
+
+def recall_at(
+    step: dict[str, int], index: Any, vectors: Floats, queries: Queries, last: Floats
+) -> tuple[RecallPoint, float]:
+    """Measure recall@10 with these parameters, its standard error, and the time of a query, which is searched alone.
+
+    A row counts as found if its true score is no less than that of the last exact hit, which is in `last`. Counting ids
+    instead would call one of two equal captions wrong. Milliseconds are those of the processor, on one thread: they do
+    not change with what else the machine is doing.
     """
     faiss = kinds.load_faiss()
-    own = queries.rows
     k = _depth(queries, vectors)
-    last = last_scores(vectors, {"": queries})[""] if last is None else last
+    asked = parameters.to_faiss(index, step)
     threads = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(1)  # so that the time is that of this thread
     try:
-        before: tuple[list[int], float] | None = None
-        done: list[int] | None = None
-        for step in steps or ladder(index):
-            place = [value for name, value in step.items() if name != "k_factor"]
-            if place == done:
-                continue
-            asked = parameters.to_faiss(index, step)
-            kinds.search(index, queries.vectors[:5], k, asked)
-            began = time.thread_time()
-            rows = np.vstack([kinds.search(index, one[None], k, asked)[1] for one in queries.vectors])
-            ms = (time.thread_time() - began) * 1e3 / len(rows)
-            scores = np.einsum("qd,qkd->qk", queries.vectors, vectors[np.maximum(rows, 0)])
-            hit = (rows >= 0) & (scores >= last - _TIE)
-            if own is not None:
-                hit &= rows != own[:, None]
-            share = hit.sum(1) / max(1, k - (own is not None))
-            recall = float(np.minimum(share, 1).mean())
-            error = float(share.std() / len(share) ** 0.5)
-            yield RecallPoint(parameters=step, recall_at_10=recall, ms=ms), error
-            if steps:
-                continue
-            if recall >= max(ENOUGH, target.recall):
-                return
-            if "k_factor" in step and before is not None and before[0] == place and recall < before[1] + _GAIN:
-                done = place
-            before = place, recall
+        kinds.search(index, queries.vectors[:5], k, asked)
+        began = time.thread_time()
+        rows = np.vstack([kinds.search(index, one[None], k, asked)[1] for one in queries.vectors])
+        ms = (time.thread_time() - began) * 1e3 / len(rows)
     finally:
         faiss.omp_set_num_threads(threads)
+    scores = np.einsum("qd,qkd->qk", queries.vectors, vectors[np.maximum(rows, 0)])
+    recall, error = recall_of((rows >= 0) & (scores >= last - _TIE), rows, queries.rows, k)
+    return RecallPoint(parameters=step, recall_at_10=recall, ms=ms), error
+
+
+def recall_of(hits: npt.NDArray[np.bool_], rows: Ints, own: Ints | None, k: int) -> tuple[float, float]:
+    """Return recall@k, and its standard error over the queries.
+
+    Args:
+        hits: which of the rows found are right, bool (q, at most k).
+        rows: their numbers, of the same shape.
+        own: the row that each query is itself, (q,), which does not count; None where it is none.
+        k: how many rows were asked for, `own` among them.
+    """
+    if own is not None:
+        hits, k = hits & (rows != own[:, None]), max(1, k - 1)
+    share = np.minimum(hits.sum(1) / k, 1)
+    return float(share.mean()), float(share.std() / len(share) ** 0.5)
 
 
 def finer(step: Mapping[str, int]) -> list[dict[str, int]]:
@@ -354,9 +371,8 @@ def finer(step: Mapping[str, int]) -> list[dict[str, int]]:
     leads astray the sooner the fewer candidates it keeps."""
     if "efSearch" in step:
         return []
-    shares = [BETWEEN if value > _SMALL else (1.0,) for value in step.values()]
     values = [
-        sorted({round(value * share) for share in each}) for value, each in zip(step.values(), shares, strict=True)
+        sorted({round(value * share) for share in (BETWEEN if value > _SMALL else (1.0,))}) for value in step.values()
     ]
     return [dict(zip(step, combination, strict=True)) for combination in product(*values)]
 

@@ -20,11 +20,12 @@ from vector_index.collection import Collection
 from vector_index.directory import IndexDirectory
 from vector_index.errors import SnapshotCorrupt
 from vector_index.files import fsync, link, sha256
+from vector_index.kinds import Floats
 from vector_index.manifest import MANIFEST_NAME, CollectionStamp, FileStamp, Manifest, ModelStamp, SegmentStamp
 from vector_index.segment import Segment, check_vectors
 from vector_index.segment_writer import SegmentWriter
 from vector_index.snapshot import COLLECTIONS, REJECTS, Snapshot, manifest_hash, segment_files, thumbnails_name
-from vector_index.tuning import ALIKE, RECALL_QUERIES, Queries, Target, is_exact
+from vector_index.tuning import Queries, Target, is_exact
 
 _DEAD: Final = 0.25  # share of deleted rows from which a segment is rewritten: a graph walks through them all the same
 _BY_ROWS: Final = attrgetter("rows")
@@ -56,7 +57,7 @@ class SnapshotWriter:
         target_recall: float = 0.95,
         memory: int | None = None,
         target_latency_ms: float | None = None,
-        text_queries: Callable[[], npt.NDArray[np.float32]] | None = None,
+        text_queries: Callable[[], Floats] | None = None,
         base: Snapshot | None = None,
         further_source: str | None = None,
     ) -> None:
@@ -199,10 +200,10 @@ class SnapshotWriter:
             raise ValueError(f"no pictures would be in the index ({self._reject_count} inputs were left out)")
         self._keep_rejects()
         self._reject_file.close()
-        linked: dict[str, FileStamp] = {}
-        for change in (self._images, self._texts):
-            linked |= change.merge(self._path, self._base, compact)
         changes = (self._images, self._texts)
+        linked: dict[str, FileStamp] = {}
+        for change in changes:
+            linked |= change.merge(self._path, self._base, compact)
         queries = [self._queries(change) for change in changes]
         image_stamp, text_stamp = (
             change.finish(self._path, self._index_type, asked, self._target)
@@ -250,7 +251,7 @@ class SnapshotWriter:
         queries = {change.name: change.sample(own=change is searched) for change in (self._images, self._texts)}
         if self._texts.count == 0 and self._text_queries is not None:
             queries["texts"] = Queries(check_vectors(self._text_queries(), self._model.dim))
-        return {name: each for name, each in queries.items() if len(each.vectors)}
+        return queries
 
     def _write_reject(self, uri: str, reason: str) -> None:
         self._reject_file.write(json.dumps({"uri": uri, "reason": reason}, ensure_ascii=False) + "\n")
@@ -329,10 +330,8 @@ class _Change:
         what is measured."""
         if own or self._base is None or self.new.rows >= len(self._base):
             return self.new.sample(own)
-        live = self._base.live()
-        rows = kinds.evenly_spread(len(live), RECALL_QUERIES)
-        alike = np.setdiff1d(kinds.evenly_spread(len(live), ALIKE), rows)
-        return Queries(self._base.vectors(live[rows]), alike=self._base.vectors(live[alike]))
+        base, live = self._base, self._base.live()
+        return Queries.sample(lambda rows: base.vectors(live[rows]), len(live), own=False)
 
     def exact(self, index_type: str) -> bool:
         """Whether what is written is searched exactly, so that nothing is to be measured."""

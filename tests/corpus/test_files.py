@@ -44,6 +44,14 @@ def test_a_small_file_takes_little_memory(root: Path) -> None:
         tracemalloc.stop()
 
 
+def test_a_file_that_tells_no_size_is_read_as_far_as_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = files.read_local(Path("/proc/self/cmdline"))
+    assert whole == Path("/proc/self/cmdline").read_bytes() != b""
+    monkeypatch.setattr(files, "MAX_BYTES", len(whole) - 1)
+    with pytest.raises(ValueError, match="bytes allowed"):
+        files.read_local(Path("/proc/self/cmdline"))
+
+
 @pytest.mark.parametrize(
     "name",
     ["out.png", "out/key.png", "../secret/key.png", "folder/../../secret/key.png", "/etc/passwd", "to-folder/../../x",

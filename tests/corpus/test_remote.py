@@ -55,7 +55,7 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture(scope="module")
 def host() -> Iterator[str]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    Thread(target=server.serve_forever, daemon=True).start()
+    Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
 
@@ -250,6 +250,7 @@ def test_what_cannot_be_a_source(host: str, monkeypatch: pytest.MonkeyPatch) -> 
     FILES.update({"/files/t.csv": b"image\na.png\n", "/files/s.tar": tar({"1.png": b"one"})})
     fsspec.filesystem("memory").pipe({"/empty/notes.txt": b"", "/t.csv": b"path\na"})
     monkeypatch.setitem(sys.modules, "s3fs", None)
+    monkeypatch.setattr("corpus.web._PAUSES", ())
     for url, says in {
         "foo://bucket/t.csv": "foo:// is no protocol",
         "s3://bucket/t.csv": "Install s3fs",

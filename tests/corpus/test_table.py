@@ -1,9 +1,6 @@
 import csv
 import json
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pyarrow as pa
@@ -61,6 +58,7 @@ def test_a_missing_image_column_names_those_there_are(tmp_path: Path) -> None:
     [
         ("t.xlsx", b"", "a table ends in"),
         ("t.csv", b"", "no rows"),
+        ("t.csv", b"image\n", "no rows"),
         ("t.jsonl", b"{", "line 1: not JSON"),
         ("t.jsonl", b"[1]", "line 1: not a JSON object"),
         ("t.jsonl", b'{"image": ' + b"[" * 100_000, "line 1: not JSON"),
@@ -128,30 +126,3 @@ def test_captions_for_a_folder(tmp_path: Path) -> None:
     (tmp_path / "d.csv").write_text("image,text\na.png,one\n")
     with pytest.raises(SourceError, match="`caption` are needed; found image, text"):
         read_captions(tmp_path / "d.csv")
-
-
-@pytest.fixture
-def host() -> Iterator[str]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200 if self.path == "/ok" else 404)
-            self.end_headers()
-            self.wfile.write(b"bytes")
-
-        def log_message(self, *_: object) -> None: ...
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-
-
-def test_urls(tmp_path: Path, host: str) -> None:
-    urls = [f"{host}/ok", f"{host}/gone", "http://127.0.0.1:1/refused"]
-    (tmp_path / "t.jsonl").write_text("\n".join(json.dumps({"image": url}) for url in urls))
-    found, gone, refused = open_table(tmp_path / "t.jsonl").records()
-    assert (found.uri, found.read()) == (urls[0], b"bytes")
-    with pytest.raises(ValueError, match="answered 404"):
-        gone.read()
-    with pytest.raises(ValueError, match="could not be fetched"):
-        refused.read()

@@ -54,7 +54,7 @@ def test_a_table_of_addresses_is_fetched_many_at_a_time(tmp_path: Path, encoder:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Host)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     try:
         address = f"http://127.0.0.1:{server.server_port}"

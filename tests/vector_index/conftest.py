@@ -60,12 +60,13 @@ def writer(directory: IndexDirectory) -> Callable[..., SnapshotWriter]:
 
 @pytest.fixture
 def publish(writer: Callable[..., SnapshotWriter]) -> Callable[..., str]:
-    """Publish a corpus in `directory` and return the snapshot's name."""
+    """Publish a corpus, or its pictures alone, in `directory` and return the snapshot's name."""
 
-    def run(corpus: Corpus, **options: Any) -> str:
+    def run(corpus: Corpus, *, texts: bool = True, **options: Any) -> str:
         with writer(**options) as started:
             started.add_images(corpus.images, corpus.image_vectors, corpus.thumbnails)
-            started.add_texts(corpus.texts, corpus.text_vectors)
+            if texts:
+                started.add_texts(corpus.texts, corpus.text_vectors)
             started.add_reject("broken.jpg", "not a picture")
             return started.publish()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -98,18 +97,20 @@ def conditions(draw: st.DrawFn) -> dict[str, Any]:
     return {name: draw(st.one_of(value, parts, st.fixed_dictionaries({"$not": parts})))}
 
 
-FILTERS = st.recursive(
-    conditions(),
-    lambda inner: st.one_of(
-        st.fixed_dictionaries({"$and": st.lists(inner, min_size=1, max_size=3)}),
-        st.fixed_dictionaries({"$or": st.lists(inner, min_size=1, max_size=3)}),
-        st.fixed_dictionaries({"$not": inner}),
-    ),
-    max_leaves=6,
-)
+def combined(condition: st.SearchStrategy[dict[str, Any]], max_leaves: int) -> st.SearchStrategy[dict[str, Any]]:
+    """Filters of up to so many conditions, one within the other."""
+    return st.recursive(
+        condition,
+        lambda inner: st.one_of(
+            st.fixed_dictionaries({"$and": st.lists(inner, min_size=1, max_size=3)}),
+            st.fixed_dictionaries({"$or": st.lists(inner, min_size=1, max_size=3)}),
+            st.fixed_dictionaries({"$not": inner}),
+        ),
+        max_leaves=max_leaves,
+    )
 
 
-@given(wanted=FILTERS)
+@given(wanted=combined(conditions(), max_leaves=6))
 def test_the_same_rows_as_plain_python(table: MappedTable, wanted: dict[str, Any]) -> None:
     try:
         parsed = Filter.parse(wanted, table.schema)
@@ -167,10 +168,10 @@ def test_as_deep_as_allowed() -> None:
 
 @pytest.mark.parametrize("kind", ["Flat", "HNSW16,SQfp16", "IVF32,SQfp16", "IVF32,RaBitQfs,Refine(SQfp16)"])
 def test_search_finds_the_nearest_of_what_is_kept(
-    directory: IndexDirectory, publish: Callable[..., str], make_corpus: Any, kind: str, tmp_path: Path
+    directory: IndexDirectory, publish: Callable[..., str], make_corpus: Any, kind: str
 ) -> None:
     corpus = make_corpus(3_000)
-    publish(corpus, index_type=kind)
+    publish(corpus, texts=False, index_type=kind)
     queries = corpus.text_vectors[:20]
     true = queries @ corpus.image_vectors.T
     with directory.open() as snapshot:
@@ -198,7 +199,7 @@ def test_a_walk_that_goes_astray_is_made_good(
     corpus = make_corpus(3_000)
     query = corpus.image_vectors[:1]
     far = np.argsort(corpus.image_vectors @ query[0])[:40]
-    publish(corpus, index_type="HNSW4,SQfp16", target_recall=0.1)
+    publish(corpus, texts=False, index_type="HNSW4,SQfp16", target_recall=0.1)
     with directory.open() as snapshot:
         ids = [corpus.image_ids[row] for row in far]
         where = Filter.parse({"id": {"$in": ids}}, snapshot.images.schema)
@@ -208,9 +209,7 @@ def test_a_walk_that_goes_astray_is_made_good(
 
 
 @pytest.mark.parametrize("kind", ["HNSW16,SQ8", "IVF64,SQ8", "IVF64,RaBitQfs,Refine(SQfp16)", "PQ4x4fs,Refine(SQfp16)"])
-def test_recall_whatever_share_a_filter_keeps(
-    directory: IndexDirectory, writer: Callable[..., Any], kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_recall_whatever_share_a_filter_keeps(directory: IndexDirectory, writer: Callable[..., Any], kind: str) -> None:
     """50 % to 0.01 % of the rows, each kept at random."""
     count = 20_000
     rng = np.random.default_rng(4)

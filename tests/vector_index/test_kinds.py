@@ -73,7 +73,8 @@ def test_a_refinement_written_as_a_stream_is_what_faiss_itself_writes(tmp_path: 
 def test_too_few_vectors_to_learn_from_are_flat(tmp_path: Path) -> None:
     for n in (0, 5, 255):
         assert write_index("IVF16,SQ8", vectors(n), tmp_path / "i.faiss") == "Flat"
-    assert write_index("IVF512,SQ8", vectors(500), tmp_path / "i.faiss") == "Flat"
+    for kind in ("IVF512,SQ8", "IVF1k,SQ8", "IVF1k(PQ4x4fs,RFlat),SQ8", "PQ4x10,Refine(SQfp16)", "IVF4,PQ4x10,RFlat"):
+        assert write_index(kind, vectors(500), tmp_path / "i.faiss") == "Flat"
 
 
 def test_exact_scores_across_chunks(monkeypatch: pytest.MonkeyPatch) -> None:

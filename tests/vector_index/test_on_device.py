@@ -8,13 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.vector_index.test_kinds import vectors
 from vector_index import Filter, IndexDirectory, kinds, on_device
 from vector_index.on_device import OnDevice
-
-
-def unit(n: int, seed: int) -> np.ndarray:
-    vectors = np.random.default_rng(seed).standard_normal((n, 16)).astype(np.float32)
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
 @pytest.mark.parametrize("kind", ["Flat", "SQfp16", "HNSW8,SQ8"])
@@ -23,11 +19,11 @@ def test_the_same_rows_in_the_same_order(kind: str, k: int, monkeypatch: pytest.
     monkeypatch.setattr(on_device, "_BLOCK", 128)  # several, the last one short
     monkeypatch.setattr(on_device, "CHUNK_ROWS", 100)
     index = kinds.new_index(kind, 16)
-    index.train(unit(300, 0))
-    index.add(unit(300, 0))
+    index.train(vectors(300))
+    index.add(vectors(300))
     storage = kinds.storage_of(index)
-    scores, rows = OnDevice(storage, "cpu").search(unit(7, 1), k)
-    expected, same = kinds.search_all(storage, unit(7, 1), k)
+    scores, rows = OnDevice(storage, "cpu").search(vectors(7, seed=1), k)
+    expected, same = kinds.search_all(storage, vectors(7, seed=1), k)
     assert (scores.dtype, rows.dtype) == (np.float32, np.int64)
     np.testing.assert_allclose(scores, expected, atol=1e-6)
     np.testing.assert_array_equal(rows, same)
@@ -35,9 +31,9 @@ def test_the_same_rows_in_the_same_order(kind: str, k: int, monkeypatch: pytest.
 
 def test_equal_vectors_have_equal_scores() -> None:
     index = kinds.new_index("Flat", 16)
-    index.add(np.repeat(unit(5, 0), 20, axis=0))
-    scores, rows = OnDevice(index, "cpu").search(unit(3, 1), 30)
-    np.testing.assert_allclose(scores, kinds.search_all(index, unit(3, 1), 30)[0], atol=1e-6)
+    index.add(np.repeat(vectors(5), 20, axis=0))
+    scores, rows = OnDevice(index, "cpu").search(vectors(3, seed=1), 30)
+    np.testing.assert_allclose(scores, kinds.search_all(index, vectors(3, seed=1), 30)[0], atol=1e-6)
     assert all(len(set(each)) == 30 for each in rows.tolist())
 
 
@@ -45,7 +41,7 @@ def test_a_collection_that_is_held(
     directory: IndexDirectory, publish: Callable[..., str], corpus: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish(corpus, index_type="Flat")
-    asked = unit(4, 2)
+    asked = vectors(4, seed=2)
     with directory.open() as snapshot:
         images = snapshot.images
         where = Filter.parse({"width": {"$lt": 50}}, images.schema)

@@ -13,6 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.vector_index.test_filters import combined
+from tests.vector_index.test_kinds import vectors
 from vector_index import BadFilter, BadParameter, Filter, IndexDirectory, ModelStamp, SnapshotWriter, UnknownId
 from vector_index.milvus import MilvusStore
 from vector_index.store import Collection, Snapshot, open_store
@@ -37,12 +39,7 @@ ROWS: list[dict[str, Any]] = [
 ]  # fmt: skip
 
 
-def unit(count: int, seed: int) -> Any:
-    vectors = np.random.default_rng(seed).standard_normal((count, DIM)).astype(np.float32)
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-
-
-VECTORS, TEXT_VECTORS, QUERIES = unit(N, 1), unit(20, 2), unit(5, 3)
+VECTORS, TEXT_VECTORS, QUERIES = vectors(N, DIM, 1), vectors(20, DIM, 2), vectors(5, DIM, 3)
 KEPT = [n for n in range(N) if n not in (3, 17, 99)]
 
 
@@ -174,24 +171,13 @@ def condition(draw: st.DrawFn) -> dict[str, Any]:
     return {name: draw(st.one_of(value, parts, st.fixed_dictionaries({"$not": parts})))}
 
 
-FILTERS = st.recursive(
-    condition(),
-    lambda inner: st.one_of(
-        st.fixed_dictionaries({"$and": st.lists(inner, min_size=1, max_size=3)}),
-        st.fixed_dictionaries({"$or": st.lists(inner, min_size=1, max_size=3)}),
-        st.fixed_dictionaries({"$not": inner}),
-    ),
-    max_leaves=5,
-)
-
-
 @pytest.fixture(scope="module")
 def both(directory: IndexDirectory, milvus: MilvusStore) -> tuple[Snapshot, Snapshot]:
     return directory.open(), milvus.open()
 
 
 @settings(max_examples=40)
-@given(wanted=FILTERS)
+@given(wanted=combined(condition(), max_leaves=5))
 def test_filters_keep_the_same_rows(both: tuple[Snapshot, Snapshot], wanted: dict[str, Any]) -> None:
     found = []
     for snapshot in both:

@@ -31,7 +31,8 @@ def test_each_modality_has_a_point_that_reaches_the_target(kind: str, tmp_path: 
         assert [each.ms for each in point.curve] == sorted(each.ms for each in point.curve)
         assert all(stamp.parameters[each] >= value for each, value in point.parameters.items())
         index = kinds.read_index(tmp_path / "i.faiss")
-        [(again, _)] = tuning.recall_curve(index, data, queries[name], Target(), steps=[point.parameters])
+        last = tuning.last_scores(data, queries)[name]
+        again, _ = tuning.recall_at(point.parameters, index, data, queries[name], last)
         assert again.recall_at_10 == point.recall_at_10
 
 
@@ -87,7 +88,7 @@ def test_auto_is_exact_while_that_is_fast(tmp_path: Path) -> None:
     assert tuning.candidates(50_000, 16) == ["Flat"]
 
 
-def test_auto_chooses_what_fits_into_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_auto_chooses_what_fits_into_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tuning, "FLAT_ROWS", 1_000)
     monkeypatch.setattr(tuning, "SAMPLE_ROWS", 1_500)
     data = vectors(3_000, dim=64)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -14,6 +13,8 @@ import pyarrow as pa
 from vector_index import parameters, tables
 from vector_index.errors import BeyondStore, SnapshotCorrupt, UnknownId
 from vector_index.filters import Filter
+from vector_index.kinds import Floats, Ints
+from vector_index.lru_cache import LRUCache
 from vector_index.manifest import IndexStamp
 from vector_index.milvus.columns import ROW, VECTOR, Field, fields_of, table_of
 from vector_index.milvus.connection import Connection
@@ -38,8 +39,7 @@ class MilvusCollection:
         self.fields: dict[str, Field] = fields_of(schema)
         self._connection, self._rows, self.index = connection, rows, index
         self._limits = limits_of(index)
-        self._counted: OrderedDict[tuple[Any, ...], list[tuple[Any, int]]] = OrderedDict()
-        self._lock = threading.Lock()
+        self._counted: LRUCache[list[tuple[Any, int]]] = LRUCache(_REMEMBERED)
 
     def __len__(self) -> int:
         return self._rows
@@ -68,7 +68,7 @@ class MilvusCollection:
         where: Filter | None = None,
         params: parameters.Parameters | None = None,
         modality: str | None = None,
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    ) -> tuple[Floats, Ints]:
         """Find the nearest rows, at most MOST_FOUND; `exact` changes nothing, see `exhaustive`."""
         self.check_parameters(params or {})
         queries = check_vectors(vectors, self.dim)
@@ -112,7 +112,7 @@ class MilvusCollection:
         wanted = [field for name in names if (field := self.fields[name].name) is not None]
         return table_of(self.fetch(rows, wanted), schema, self.fields)
 
-    def vectors(self, rows: tables.Rows) -> npt.NDArray[np.float32]:
+    def vectors(self, rows: tables.Rows) -> Floats:
         """Return the vectors of the given rows, float32 (n, dim)."""
         found = self.fetch(rows, [VECTOR])
         return np.array([row[VECTOR] for row in found], np.float32).reshape(len(found), self.dim)
@@ -154,11 +154,10 @@ class MilvusCollection:
         Raises:
             BeyondStore: the filter keeps too many rows for that.
         """
-        key = (column, where and where.key, most)
-        with self._lock:
-            if (known := self._counted.get(key)) is not None:
-                self._counted.move_to_end(key)
-                return known
+        key = column, where and where.key, most
+        return self._counted.get(key, lambda: self._count_values(column, where, most))
+
+    def _count_values(self, column: str, where: Filter | None, most: int) -> list[tuple[Any, int]]:
         kept = self.count(where)
         if kept > _MOST_COUNTED:
             raise BeyondStore(
@@ -170,12 +169,7 @@ class MilvusCollection:
         if kept and field is not None:
             for value in self._values(field, where):
                 total.update(set(value) if isinstance(value, list) else () if value is None else (value,))
-        found = sorted(total.items(), key=lambda item: (-item[1], item[0]))[:most]
-        with self._lock:
-            self._counted[key] = found
-            while len(self._counted) > _REMEMBERED:
-                self._counted.popitem(last=False)
-        return found
+        return sorted(total.items(), key=lambda item: (-item[1], item[0]))[:most]
 
     def _values(self, field: str, where: Filter | None) -> Iterator[Any]:
         """A field of all rows that a filter keeps; page by page, for Milvus gives no more at a time."""
@@ -186,8 +180,7 @@ class MilvusCollection:
                 yield row[field]
 
     def _parameters(self, asked: parameters.Parameters, k: int, modality: str | None) -> dict[str, int]:
-        chosen = self.index.queries.get(modality or "")
-        defaults = self.index.parameters if chosen is None else chosen.parameters
+        defaults = self.index.parameters_for(modality)
         known = {name: defaults.get(name, most) for name, most in self._limits.items()}
         wanted = parameters.at_depth(known, asked, k, self._rows, self._limits.get("nprobe", 0))
         return {"ef" if name == "efSearch" else name: value for name, value in wanted.items()}

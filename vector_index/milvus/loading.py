@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
 from vector_index import kinds
 from vector_index import snapshot as local
 from vector_index.collection import Collection
 from vector_index.errors import StoreUnavailable
+from vector_index.kinds import Floats, Ints
 from vector_index.manifest import CollectionStamp, IndexStamp, RecallPoint
 from vector_index.milvus.collection import METRIC, MilvusCollection, limits_of
 from vector_index.milvus.columns import MOST_BYTES, ROW, THUMBNAIL, VECTOR, add_fields, entities, fields_of
@@ -30,6 +30,7 @@ from vector_index.tuning import (
     Target,
     choose,
     list_count,
+    recall_of,
     widest,
 )
 
@@ -96,7 +97,7 @@ class Loading:
         self,
         name: str,
         source: Collection,
-        live: npt.NDArray[np.int64],
+        live: Ints,
         truths: Iterable[_Truth],
         pictures: local.Snapshot | None,
         memory: int | None,
@@ -108,10 +109,7 @@ class Loading:
         fields = fields_of(source.schema)
         if len(live) == 0:
             return IndexStamp(kind="FLAT")
-        types = load_pymilvus().DataType
-        schema = load_pymilvus().MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
-        schema.add_field(ROW, types.INT64, is_primary=True)
-        schema.add_field(VECTOR, types.FLOAT_VECTOR, dim=source.dim)
+        schema, types = _schema(source.dim), load_pymilvus().DataType
         add_fields(schema, fields, types)
         if pictures is not None:  # on disk until one is asked for
             schema.add_field(THUMBNAIL, types.VARCHAR, max_length=MOST_BYTES, nullable=True, mmap_enabled=True)
@@ -148,11 +146,8 @@ class Loading:
 
     def _write_record(self, text: str) -> None:
         name = f"{self._base}_{ABOUT}"
-        types = load_pymilvus().DataType
-        schema = load_pymilvus().MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
-        schema.add_field(ROW, types.INT64, is_primary=True)
-        schema.add_field(VECTOR, types.FLOAT_VECTOR, dim=2)  # a collection must have one
-        schema.add_field(PART, types.VARCHAR, max_length=MOST_BYTES)
+        schema = _schema(2)  # a collection must have vectors
+        schema.add_field(PART, load_pymilvus().DataType.VARCHAR, max_length=MOST_BYTES)
         self._connection.call("create_collection", name, schema=schema, consistency_level="Strong", timeout=_INSERT)
         parts = [text[start : start + PART_BYTES] for start in range(0, len(text), PART_BYTES)]
         rows = [{ROW: number, VECTOR: [0.0, 1.0], PART: part} for number, part in enumerate(parts)]
@@ -160,6 +155,15 @@ class Loading:
         self._connection.call("flush", name, timeout=PATIENCE)
         self._index(name, VECTOR, wait=False, index_type="FLAT", metric_type=METRIC)
         self._connection.call("load_collection", name, timeout=PATIENCE)
+
+
+def _schema(dim: int) -> Any:
+    """A pymilvus schema of row numbers and vectors."""
+    milvus = load_pymilvus()
+    schema = milvus.MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
+    schema.add_field(ROW, milvus.DataType.INT64, is_primary=True)
+    schema.add_field(VECTOR, milvus.DataType.FLOAT_VECTOR, dim=dim)
+    return schema
 
 
 def choose_kind(name: str, rows: int, dim: int, memory: int | None) -> str:
@@ -178,7 +182,7 @@ def _text(thumbnail: bytes | None) -> str | None:
     return text if text is not None and len(text) <= MOST_BYTES else None
 
 
-def _queries(source: Collection, live: npt.NDArray[np.int64]) -> Queries:
+def _queries(source: Collection, live: Ints) -> Queries:
     """Some of the rows of a collection, numbered as they will be in Milvus."""
     places = kinds.evenly_spread(len(live), RECALL_QUERIES)
     vectors = source.vectors(live[places])
@@ -194,17 +198,16 @@ class _Truth:
         self.rows = queries.rows if own else None
         self.best = np.full((len(queries.vectors), RECALL_K + own), -np.inf, np.float32)
 
-    def see(self, vectors: kinds.Floats) -> None:
+    def see(self, vectors: Floats) -> None:
         scores = np.hstack([self.best, self.vectors @ vectors.T])
         self.best = -np.partition(-scores, self.best.shape[1] - 1, axis=1)[:, : self.best.shape[1]]
 
 
 def _curve(loaded: MilvusCollection, truth: _Truth) -> Iterator[tuple[RecallPoint, float]]:
     """Recall@10 with each value of the index' one parameter, and its standard error. Milliseconds are those of the
-    clock, of queries that are asked together. A row counts as found as in `tuning.recall_curve`."""
+    clock, of queries that are asked together. A row counts as found as in `tuning.recall_at`."""
     ((name, most),) = limits_of(loaded.index).items()
     k = min(truth.best.shape[1], len(loaded))
-    own = truth.rows is not None
     worst = np.sort(truth.best, axis=1)[:, -k]
     for value in EF_SEARCH if name == "efSearch" else NPROBE:
         if value > most:
@@ -212,11 +215,7 @@ def _curve(loaded: MilvusCollection, truth: _Truth) -> Iterator[tuple[RecallPoin
         began = time.perf_counter()
         scores, rows = loaded.search(truth.vectors, k, params={name: value})
         ms = (time.perf_counter() - began) * 1e3 / len(rows)
-        hit = (rows >= 0) & (scores >= worst[:, None] - _TIE)
-        if truth.rows is not None:
-            hit &= rows != truth.rows[:, None]
-        share = np.minimum(hit.sum(1) / max(1, k - own), 1)
-        recall = float(share.mean())
-        yield RecallPoint(parameters={name: value}, recall_at_10=recall, ms=ms), float(share.std() / len(share) ** 0.5)
+        recall, error = recall_of((rows >= 0) & (scores >= worst[:, None] - _TIE), rows, truth.rows, k)
+        yield RecallPoint(parameters={name: value}, recall_at_10=recall, ms=ms), error
         if recall >= ENOUGH:
             return

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -115,7 +114,7 @@ class MilvusSnapshot:
                         problems += [f"texts: one names image {id!r}, which does not exist" for id in missing]
         except SnapshotCorrupt as error:
             problems.append(str(error))
-        return list(islice(problems, 20))
+        return problems[:20]
 
 
 def _blocks(collection: MilvusCollection, columns: list[str]) -> Iterator[tuple[pa.Table, Any]]:

@@ -26,7 +26,7 @@ class Quiet(SimpleHTTPRequestHandler):
 def host(scenes: Path) -> Iterator[str]:
     """The folder of the scenes, served."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(scenes.parent)))
-    Thread(target=server.serve_forever, daemon=True).start()
+    Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
 

@@ -59,6 +59,27 @@ class _Answers:
         return self._transport.is_closing()
 
 
+class _Pieces:
+    """What has come of a body. uvicorn's bytearray is copied as it grows, and once more as it is taken."""
+
+    __slots__ = ("_pieces", "_size")
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+        self._size = 0
+
+    def __iadd__(self, piece: bytes) -> _Pieces:
+        self._pieces.append(piece)
+        self._size += len(piece)
+        return self
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __bytes__(self) -> bytes:
+        return self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+
+
 class TimedProtocol(HttpToolsProtocol):
     """uvicorn's own, with what it leaves open.
 
@@ -166,6 +187,8 @@ class TimedProtocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         self._unused = 0
         if self.cycle is not None:  # else the connection's first request was refused: what comes with it is let go
+            if not self.cycle.body:
+                self.cycle.body = _Pieces()  # type: ignore[assignment]
             super().on_body(body)
 
     def on_message_complete(self) -> None:

@@ -197,15 +197,16 @@ def test_a_head_comes_in_one_piece_with_its_body_and_alone_where_there_is_none(p
         assert client.recv(65536).startswith(b"HTTP/1.1 422 ")
 
 
-def test_a_request_sent_in_pieces_but_in_time_is_answered(port: int) -> None:
-    body = b'{"query": {"text": "a red star"}, "k": 1}'
+@pytest.mark.parametrize("size", [10, 100_000])  # of a piece, in bytes
+def test_a_request_sent_in_pieces_but_in_time_is_answered(port: int, size: int) -> None:
+    body = b'{"query": {"text": "a red star"}, "k":' + 4 * size * b" " + b"1}"
     with connect(port) as client:
         client.sendall(b"POST /v1/search/images HTTP/1.1\r\nHo")
         time.sleep(0.05)
         client.sendall(f"st: x\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n".encode())
-        for start in range(0, len(body), 10):
+        for start in range(0, len(body), size):
             time.sleep(0.01)
-            client.sendall(body[start : start + 10])
+            client.sendall(body[start : start + size])
         seen, _ = until_closed(client)
     assert seen.startswith(b"HTTP/1.1 200 ")
 

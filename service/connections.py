@@ -207,7 +207,7 @@ class TimedProtocol(HttpToolsProtocol):
         self._end("invalid_http", "400 Bad Request", msg)
 
     def _end(self, reason: Reason, status: str, detail: str) -> None:
-        """Refuse what comes, and hang up: without a word once what came before it is answered, where that is not yet."""
+        """Refuse what comes, and hang up: without a word where what came before it is not answered yet, once it is."""
         count(reason)
         self._over = True
         if self.pipeline and self.cycle.more_body:

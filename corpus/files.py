@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from corpus import remote
+from corpus.records import as_name
 from dual_encoder.image import MAX_BYTES
 
 
@@ -19,7 +20,8 @@ def read(
 
     Args:
         root: the manifest's `source`: a folder of this machine, or an address (s3://…, https://…) of one elsewhere.
-        name: the picture's `uri`; in a shard (`00000.tar#000.jpg`) it is the shard that is read.
+        name: the picture's `uri`, which `as_address` made of its name; in a shard (`00000.tar#000.jpg`) it is the shard
+            that is read.
         offset, length: in bytes, both or neither; where in a shard the picture lies.
         urls: whether a `uri` that is an address of its own is read too; else it must lie beneath `root`.
 
@@ -39,6 +41,8 @@ def read(
     folder = Path(root).resolve()
     try:
         path = (folder / name).resolve()
+        if not path.exists():
+            path = (folder / as_name(name)).resolve()
     except RuntimeError:  # before Python 3.13
         raise OSError(errno.ELOOP, "a link leads to itself", name) from None
     if not path.is_relative_to(folder):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+_WRITTEN_OUT = re.compile(r"\\u(dc[89a-f][0-9a-f])")  # a byte from 80 to ff, as Python holds it in a name
 
 
 class SourceError(Exception):
@@ -66,9 +69,14 @@ def file_stamp(path: Path) -> str:
 
 
 def captions_of(value: Any) -> tuple[str, ...]:
-    """A caption column's value: a string, a list of strings, or nothing (NaN, where pandas wrote the table)."""
-    values = value if isinstance(value, list | tuple) else [value]
-    return tuple(text for text in (as_utf8(str(v)).strip() for v in values if v is not None and v == v) if text)
+    """A caption column's value: a string, a list of strings, or nothing (NaN, where pandas wrote the table).
+
+    Raises ValueError for what is no text, such as an object of JSON.
+    """
+    values = [v for v in (value if isinstance(value, list | tuple) else [value]) if v is not None and v == v]
+    if odd := [v for v in values if not isinstance(v, str | int | float)]:
+        raise ValueError(f"its caption is no text but a {type(odd[0]).__name__}")
+    return tuple(text for text in (as_utf8(str(v)).strip() for v in values) if text)
 
 
 def as_utf8(text: str) -> str:
@@ -79,3 +87,8 @@ def as_utf8(text: str) -> str:
 def as_address(name: str) -> str:
     """A name that UTF-8 can hold, and no other file's: bytes that are no UTF-8 are written out, `\\udce9`."""
     return name.encode("utf-8", "backslashreplace").decode()
+
+
+def as_name(address: str) -> str:
+    """The name that `as_address` was given, but for one that has such a `\\udce9` of its own."""
+    return _WRITTEN_OUT.sub(lambda found: chr(int(found[1], 16)), address)

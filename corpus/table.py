@@ -49,7 +49,10 @@ def read_captions(path: str | Path) -> dict[str, tuple[str, ...]]:
         if "image" not in row or "caption" not in row:
             raise SourceError(f"{path}: columns `image` and `caption` are needed; found {', '.join(map(str, row))}")
         name = os.path.normpath(str(row["image"]))
-        captions[name] = captions.get(name, ()) + captions_of(_listed(row["caption"]))
+        try:
+            captions[name] = captions.get(name, ()) + captions_of(_listed(row["caption"]))
+        except ValueError as error:
+            raise SourceError(f"{path}: {name}: {error}") from None
     return captions
 
 
@@ -68,10 +71,15 @@ def _record(root: str | Path, row: dict[str, Any]) -> Record:
         record = Record(uri=as_address(image), read=partial(files.read, root, image))
     else:
         record = file_record(root, image)
+    captions: tuple[str, ...] = ()
+    try:
+        captions = captions_of(_listed(row.get("caption")))
+    except ValueError as error:
+        record = replace(record, read=partial(refuse, str(error)))
     return replace(
         record,
         id=_id(row.get("id")),
-        captions=captions_of(_listed(row.get("caption"))),
+        captions=captions,
         metadata={str(name): value for name, value in row.items() if name not in _SPECIAL},
     )
 

@@ -157,12 +157,16 @@ def _picture(file: IO[bytes], shard: _Shard, stamp: str, image: _Member, beside:
                 odd.append(member.name)
         elif suffix in _CAPTIONS:
             captions += captions_of(_text(file, member))
-    captions = captions or captions_of(metadata.get("caption"))
-    if isinstance(listed := metadata.get("captions"), list) and (not captions or captions[0] in listed):
-        captions = captions_of(listed)  # of prepared pairs .txt has only the first
+    read = partial(shard.read, image.offset, image.length)
+    try:
+        captions = captions or captions_of(metadata.get("caption"))
+        if isinstance(listed := metadata.get("captions"), list) and (not captions or captions[0] in listed):
+            captions = captions_of(listed)  # of prepared pairs .txt has only the first
+    except ValueError as error:
+        read = partial(refuse, str(error))
     metadata = {field: value for field, value in metadata.items() if field not in _KNOWN}
     return Record(
-        uri=as_address(f"{shard.name}#{image.name}"), read=partial(shard.read, image.offset, image.length), stamp=stamp,
+        uri=as_address(f"{shard.name}#{image.name}"), read=read, stamp=stamp,
         captions=captions, metadata=metadata, offset=image.offset, length=image.length,
     )  # fmt: skip
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 FORMAT = 2  # of an exported directory
 _BATCH = 32  # more is no faster on a CPU
+_DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")  # of torch's others some take for ever, and some fail at the first batch
 _BATCH_ON_GPU = 128  # two of its largest pieces: one is copied while the other is computed
 
 
@@ -155,6 +157,9 @@ def load_encoder(
     ]:
         if value not in allowed:
             raise ModelError(f"{name} {value!r} is not one of {', '.join(allowed)}")
+    if not _DEVICE.fullmatch(device):
+        hint = "; an encoder is on one: several are for index build alone" if "," in device else ""
+        raise ModelError(f"device {device!r} is not one of auto, cpu, cuda, cuda:1{hint}")
     parsed = parse_reference(reference)
     if device == "auto":
         device = "cuda" if runtime != "openvino" and _has_cuda() else "cpu"

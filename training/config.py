@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -67,6 +68,14 @@ class TrainConfig(BaseModel):
     checkpoint_every: int = Field(200, gt=0)
     validate_every: int = Field(500, gt=0)
     log_every: int = Field(20, gt=0)
+
+    @field_validator("device")
+    @classmethod
+    def _usable(cls, device: str) -> str:
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+            hint = "; several GPUs are for torchrun" if "," in device else ""
+            raise ValueError(f"{device!r} is not one of auto, cpu, cuda, cuda:1{hint}")
+        return device
 
     @field_validator("objectives")
     @classmethod

@@ -65,7 +65,7 @@ def new_index(kind: str, dim: int) -> Any:
         index = faiss.index_factory(dim, kind.replace("LeanVec", "PCA"), faiss.METRIC_INNER_PRODUCT)
     except (RuntimeError, ValueError) as error:
         known = "auto, Flat, HNSW32,SQ8, IVF4096,RaBitQfs,Refine(SQfp16) and the like"
-        reason = re.sub(r"\s+", " ", str(error)).rpartition("Error: ")[2][:200]
+        reason = re.sub(r".*? at \S+:\d+: |Error: ", "", re.sub(r"\s+", " ", str(error)))[:200]
         raise BadIndexType(f"index type {kind!r}: FAISS cannot make it at dim {dim} ({reason}); use {known}") from None
     core = core_of(index)
     if any(not 4 <= int(m) <= _LARGEST_M for m in _NEIGHBOURS.findall(kind)):

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from crossmodal.writing import writing
+
 app = typer.Typer(help="Make and prepare data.", no_args_is_help=True)
 
 
@@ -30,7 +32,7 @@ def scenes(
     from dual_encoder.cores import cores
     from training.scenes import write_scenes
 
-    with progress("drawing scenes") as report:
+    with writing(out), progress("drawing scenes") as report:
         table = write_scenes(
             out, count, seed, split, [part.strip() for part in language.split(",")],
             workers or cores(), lambda done: report(done, count),
@@ -99,9 +101,11 @@ def prepare(
         from dual_encoder import load_encoder
 
         encoder = load_encoder(model)
-    summary = prepare_pairs(
-        source, out, options, captions=captions, encoder=encoder, workers=workers, overwrite=overwrite, stages=progress
-    )
+    with writing(out):
+        summary = prepare_pairs(
+            source, out, options, captions=captions, encoder=encoder, workers=workers, overwrite=overwrite,
+            stages=progress,
+        )  # fmt: skip
     if json:
         print_json(summary.to_json())
         return

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from crossmodal.writing import writing
+
 if TYPE_CHECKING:
     from dual_encoder import DualEncoder
     from training.evaluation.retrieval import Retrieved
@@ -88,14 +90,15 @@ def evaluate(
     if probe_data is not None:
         with progress("encoding pictures") as report:
             figures["probe_data"] = tables.probe_table(encoder, probe_data, language, limit, report)
-    if html is not None:
-        from training.evaluation.report import html_report
-
-        html.write_text(html_report(figures, found), "utf-8")
     if json:
         print_json(figures)
     else:
         _print(figures)
+    if html is not None:  # last: its disk may be full
+        from training.evaluation.report import html_report
+
+        with writing(html):
+            html.write_text(html_report(figures, found), "utf-8")
 
 
 def _on_data(

@@ -13,6 +13,7 @@ import typer
 
 from crossmodal.place import place
 from crossmodal.quantity import BYTES, MILLISECONDS, quantity
+from crossmodal.writing import writing
 
 if TYPE_CHECKING:
     from dual_encoder import DualEncoder
@@ -100,6 +101,7 @@ def build(
             encoders = [load_encoder(model, device=each, **options) for each in devices]
             jpegs = _device_jpegs(encoders[0]) if decode == "gpu" else None
             chosen = LocalEngine(*encoders, jpegs=jpegs)
+        stack.enter_context(writing(out))
         report = stack.enter_context(progress("indexing"))
         result = build_index(
             source, out, chosen, captions=captions, index_type=index_type, target_recall=target_recall,
@@ -142,7 +144,7 @@ def add(
     with IndexDirectory(index).open() as snapshot:
         model = snapshot.manifest.model.reference
     encoder = load_encoder(model, device=device, runtime=runtime, precision=precision)
-    with progress("adding") as report:
+    with writing(index), progress("adding") as report:
         result = add_to_index(
             source, index, encoder, captions=captions, prune=prune, resume=resume, thumbnails=thumbnails,
             progress=lambda p: report(p.done, p.total),
@@ -189,7 +191,8 @@ def remove(
         return found
 
     there = _reached(store, store_index)
-    result = remove_from_index(index, rows)
+    with writing(index):
+        result = remove_from_index(index, rows)
     _publish(index, there, store_index)
     _print_change(index, result, json)
 
@@ -228,7 +231,7 @@ def import_(
     from indexer import import_index
 
     encoder = load_encoder(model, lazy=True)
-    with progress("importing") as report:
+    with writing(out), progress("importing") as report:
         result = import_index(
             folder, out, encoder, source=source, encode_captions=encode_captions, checked=not unchecked,
             index_type=index_type, target_recall=target_recall, progress=lambda p: report(p.done, p.total),
@@ -259,7 +262,7 @@ def export(
 
     if format not in FORMATS:
         raise typer.BadParameter(f"--format {format!r} is not one of {', '.join(FORMATS)}")
-    with progress("exporting") as report:
+    with writing(out), progress("exporting") as report:
         result = export_index(
             index, out, format=format, shard_rows=shard_rows, progress=lambda p: report(p.done, p.total)
         )
@@ -278,7 +281,8 @@ def compact(index: _Index, json: _Json = False) -> None:
     from crossmodal.output import print_json
     from indexer import compact_index
 
-    name = compact_index(index)
+    with writing(index):
+        name = compact_index(index)
     print_json({"snapshot": name}) if json else print(name)
 
 
@@ -322,7 +326,8 @@ def info(
         if plot is not None:
             from crossmodal.plot import draw_curves
 
-            draw_curves(manifest, plot)
+            with writing(plot):
+                draw_curves(manifest, plot)
         if json:
             print_json({"snapshot": snapshot.name, **manifest.model_dump(mode="json", by_alias=True)})
             return

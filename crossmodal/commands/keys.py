@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from crossmodal.writing import writing
+
 app = typer.Typer(help="Make, list and revoke the keys of a service.", no_args_is_help=True)
 _File = Annotated[
     Path, typer.Option("--file", envvar="CROSSMODAL_KEYS_FILE", help="The file of keys, which the service reads too.")
@@ -31,7 +33,8 @@ def create(
         raise typer.BadParameter(f"{scope!r} is not search or admin", param_hint="--scope")
     if rate_limit is not None:
         parse_limits(rate_limit)
-    text, key = keys.create(file, scope, name, rate_limit)  # type: ignore[arg-type]
+    with writing(file):
+        text, key = keys.create(file, scope, name, rate_limit)  # type: ignore[arg-type]
     _record("keys.create", key)
     if json:
         print_json({"key": text, **key.model_dump(mode="json", exclude={"sha256"})})

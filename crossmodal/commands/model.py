@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from crossmodal.writing import writing
+
 app = typer.Typer(help="Look at dual encoders and export them for serving.", no_args_is_help=True)
 
 
@@ -58,7 +60,7 @@ def export(
     from dual_encoder.export import export_model
     from training import release
 
-    with progress("judging") as report:
+    with writing(out), progress("judging") as report:
 
         def judge(folder: Path) -> dict[str, Any]:
             return release.judge(

@@ -63,6 +63,7 @@ def _search(
 
     from pydantic import ValidationError
 
+    from dual_encoder.image import MAX_BYTES
     from service.answer import answer
     from service.engine import Engine
     from service.schemas import SearchRequest
@@ -71,7 +72,8 @@ def _search(
     query: dict[str, Any] = {"text": text}
     picture = b""
     if image is not None:
-        picture = image.read_bytes()
+        with image.open("rb") as file:
+            picture = file.read(MAX_BYTES + 1)  # /dev/zero has no end
         query = {"image": {"base64": ""}}
     options: dict[str, Any] = {"query": query, "k": k, "exact": exact}
     for name, value in (("filter", filter), ("params", params)):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from crossmodal.writing import writing
 
 
 def train(
@@ -26,4 +29,8 @@ def train(
             err=True,
         )
 
-    print(run(read_config(config, set or ()), show))
+    wanted = read_config(config, set or ())
+    with writing(wanted.out):
+        model = run(wanted, show)
+    if os.environ.get("RANK", "0") == "0":  # torchrun's: the others have nothing to say
+        print(model)

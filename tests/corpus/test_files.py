@@ -35,6 +35,13 @@ def test_what_lies_in_the_corpus_is_read(root: Path, name: str) -> None:
     assert files.read(root, name, 2, 3) in (b"pic", b"oth")
 
 
+def test_a_name_that_is_no_utf8_is_read_by_its_address(root: Path) -> None:
+    (root / os.fsdecode(b"caf\xe9.png")).write_bytes(b"coffee")
+    assert files.read(root, "caf\\udce9.png") == b"coffee"
+    (root / "caf\\udce9.png").write_bytes(b"tea")
+    assert files.read(root, "caf\\udce9.png") == b"tea"
+
+
 def test_a_small_file_takes_little_memory(root: Path) -> None:
     tracemalloc.start()
     try:

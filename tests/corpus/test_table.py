@@ -120,6 +120,16 @@ def test_an_image_that_cannot_be_a_file_fails_when_read_only(tmp_path: Path, ima
         record.read()
 
 
+def test_a_caption_that_is_no_text_is_told_of_when_it_is_read(tmp_path: Path) -> None:
+    (tmp_path / "t.jsonl").write_text('{"image": "a.png", "caption": {"en": "a cat"}}')
+    (record,) = open_table(tmp_path / "t.jsonl").records()
+    assert (record.uri, record.captions) == ("a.png", ())
+    with pytest.raises(ValueError, match="its caption is no text but a dict"):
+        record.read()
+    with pytest.raises(SourceError, match=r"t\.jsonl: a\.png: its caption is no text but a dict"):
+        read_captions(tmp_path / "t.jsonl")
+
+
 def test_captions_for_a_folder(tmp_path: Path) -> None:
     (tmp_path / "c.csv").write_text('image,caption\na.png,one\na.png,"[""two"", """"]"\n')
     assert read_captions(tmp_path / "c.csv") == {"a.png": ("one", "two")}

@@ -72,10 +72,18 @@ def test_bad_directories(tmp_path: Path) -> None:
         load_encoder("tiny", runtime="fast")
 
 
-@pytest.mark.parametrize("device", ["gpu", "cuda:77"])
-def test_a_device_that_is_not_there(device: str) -> None:
-    with pytest.raises(ModelError, match=f"device '{device}' cannot be used: ") as refused:
-        load_encoder("tiny", runtime="torch", device=device)
+@pytest.mark.parametrize(
+    ("device", "says"),
+    [("gpu", "is not one of auto, cpu"), ("meta", "is not one of"), ("cuda:0,cuda:1", "one: several are for index")],
+)
+def test_what_is_no_device(device: str, says: str) -> None:
+    with pytest.raises(ModelError, match=f"device '{device}' .*{says}"):
+        load_encoder("tiny", device=device)
+
+
+def test_a_device_that_is_not_there() -> None:
+    with pytest.raises(ModelError, match="device 'cuda:77' cannot be used: ") as refused:
+        load_encoder("tiny", runtime="torch", device="cuda:77")
     assert "\n" not in str(refused.value)
 
 

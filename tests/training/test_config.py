@@ -17,6 +17,8 @@ from training.config import ConfigError, read_config
         ({"batch_size": 0}, "batch_size: .*greater than 1"),
         ({"precision": "int3"}, "precision: .*'auto', 'fp32' or 'bf16'"),
         ({"steps": "x"}, "steps"),
+        ({"device": "meta"}, "device: 'meta' is not one of auto, cpu, cuda"),
+        ({"device": "cuda:0,cuda:1"}, "several GPUs are for torchrun"),
         ({"objectives": {"magic": 1}}, "unknown objective 'magic'; choose from info_nce"),
         ({"objectives": {"info_nce": 0}}, "weight of info_nce must be above 0"),
         ({"objectives": {"info_nce": float("inf")}}, "weight of info_nce must be above 0, and finite"),

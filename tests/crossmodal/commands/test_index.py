@@ -80,7 +80,7 @@ def test_bad_index_options(tmp_path: Path, scenes: Path, index: Path) -> None:
         ("--ray-workers", "2", 2, "go with --engine ray"),
         ("--decode", "fast", 2, "neither cpu nor gpu"),
         ("--decode", "gpu", 1, "needs a GPU"),
-        ("--device", "cpu,gpu", 1, "device 'gpu' cannot be used"),
+        ("--device", "cpu,gpu", 1, "device 'gpu' is not one of auto"),
     ):
         fails(code, "index", "build", scenes, "--out", tmp_path, option, value, says=said)
     fails(1, "index", "info", index, "--plot", tmp_path / "curve.png", says="no curve")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from service.server import worker
+from service.workers import worker
 from service.settings import Settings
 
 

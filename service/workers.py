@@ -255,6 +255,7 @@ def repeated(listener: socket.socket) -> list[socket.socket]:
     uvloop accepts one connection a round of the loop from each. Under a flood, when a round is long, new connections,
     health checks among them, waited 9 s for their turn.
     """
+    listener.setblocking(False)  # or its copies would block, and with them every process that has it
     return [listener, *(listener.dup() for _ in range(ACCEPTED - 1))]
 
 

@@ -65,7 +65,7 @@ def _open(settings: Settings, sender: Connection) -> None:
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     try:
         create_app(settings)
-        Engine(settings).close()
+        Engine(settings.model_copy(update={"decoder_processes": 0})).close()
     except Exception as error:
         error.add_note(traceback.format_exc())
         sender.send(error)

@@ -14,7 +14,12 @@ from prometheus_client import Gauge
 
 from service.refusals import too_busy
 
-QUEUED = Gauge("crossmodal_queued_seconds", "Seconds of work that a stage has before it, estimated", ["stage"])
+QUEUED = Gauge(
+    "crossmodal_queued_seconds",
+    "Seconds of work that a stage has before it, estimated; the most of all workers",
+    ["stage"],
+    multiprocess_mode="livemax",
+)
 
 
 class Allowance:

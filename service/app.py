@@ -69,8 +69,8 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.engine = app.state.engine or Engine(settings)
         watch = asyncio.create_task(load.watch())
-        seconds = settings.watch_seconds
-        follow = asyncio.create_task(watch_snapshots(app.state.engine, seconds)) if seconds else None
+        look = watch_snapshots(app.state.engine, settings.watch_seconds, app.state.told_to_look)
+        follow = asyncio.create_task(look)
         gc.collect()
         gc.freeze()  # what lives for ever is not looked through again: a full collection held the loop up for 50 ms
         often = gc.get_threshold()
@@ -79,8 +79,7 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
             yield
         finally:
             watch.cancel()
-            if follow is not None:
-                follow.cancel()
+            follow.cancel()
             gc.set_threshold(*often)
             gc.unfreeze()
             app.state.engine.close()
@@ -105,6 +104,7 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
     app.state.engine = engine
     app.state.draining = False
     app.state.load = load
+    app.state.told_to_look = asyncio.Event()  # for a new snapshot
     cors = functools.partial(CORSMiddleware, allow_origins=settings.cors_origins, **_CORS)
     inner = Access(Direct(super(_Application, app).__call__), Gate(settings))
     app.around = RequestGuard(inner, settings, load, cors if settings.cors_origins else None)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dual_encoder import DualEncoder, load_encoder
-from service import intake
+from service import intake, shared_folder
 from service.admission import QUEUED, Admission
 from service.batcher import Batcher
 from service.encoding import QueryEncoder, call_all
@@ -31,8 +31,6 @@ from vector_index.store import Collection, Snapshot, Store, open_store
 
 Vector = NDArray[np.float32]
 T = TypeVar("T")
-
-READ_THROUGH = "_CROSSMODAL_READ_THROUGH"  # environment: the snapshot that the process above has read through already
 
 log = logger("crossmodal.index")
 
@@ -57,6 +55,8 @@ class Engine:
         self.store: Store = open_store(settings.index, settings.store, settings.store_token, settings.store_timeout)
         snapshot: Snapshot = self.store.open()
         threads = share(settings.workers)
+        model = f"model {snapshot.manifest.model.fingerprint}"
+        verify = settings.verify and not lazy and not shared_folder.checked(model)
         self.encoder: DualEncoder = load_encoder(
             settings.model or snapshot.manifest.model.reference,
             device=settings.device,
@@ -64,10 +64,12 @@ class Engine:
             precision=settings.precision,
             threads=threads.encoder,
             lazy=lazy,
-            verify=settings.verify and not lazy and READ_THROUGH not in os.environ,
+            verify=verify,
         )
         self._reloading = asyncio.Lock()
         self.snapshot = self._checked(snapshot) if lazy else self._read_through(snapshot)
+        if verify:
+            shared_folder.has_checked(model)
         if not lazy:
             _read_ahead(self.snapshot)
         admission = Admission(settings.queue_seconds)
@@ -118,9 +120,8 @@ class Engine:
 
     def _read_through(self, snapshot: Snapshot) -> Snapshot:
         self._checked(snapshot)
-        known = snapshot.name == os.environ.get(READ_THROUGH)
-        if self.settings.verify and not known and (problems := snapshot.check_files()):
-            raise SnapshotCorrupt(f"{snapshot.name}: {'; '.join(problems)}")
+        if self.settings.verify:
+            shared_folder.check_once(snapshot.name, lambda: _check_files(snapshot))
         if self.encoder.runtime.takes_bytes and isinstance(snapshot, IndexSnapshot):
             device = self.settings.device if self.settings.device.startswith("cuda") else "cuda"
             for name, collection in (("images", snapshot.images), ("texts", snapshot.texts)):
@@ -239,6 +240,11 @@ class Engine:
         self._admission.foresee(lambda: (self._reader.wait(self._read), self._read.seconds(1)))
         data: bytes = await self._read(work, 1)
         return data
+
+
+def _check_files(snapshot: Snapshot) -> None:
+    if problems := snapshot.check_files():
+        raise SnapshotCorrupt(f"{snapshot.name}: {'; '.join(problems)}")
 
 
 def _read_ahead(snapshot: Snapshot) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import multiprocessing
 import os
 import signal
 import threading
@@ -36,6 +37,7 @@ def supervise(app: FastAPI, settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[Any]:
         async with inner(app) as state:
             _drain_first(app, settings.drain_delay)
+            asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, app.state.told_to_look.set)
             watch = _Watch(app.state.engine, settings.exit_timeout)
             beating = asyncio.create_task(watch.beat())
             try:
@@ -73,10 +75,16 @@ class _Watch:
     async def beat(self) -> None:
         while True:
             self._alive = time.monotonic()
+            self._engine.note_queues()  # another worker may be asked for the metrics
             await asyncio.sleep(min(1.0, self._most / 4))
 
     def _look(self) -> None:
+        parent = multiprocessing.parent_process()  # of several workers
         while not self.over.wait(min(1.0, self._most / 4)):
+            if parent is not None and not parent.is_alive():
+                log.error("this worker stops", because="the process above it has ended")
+                os.kill(os.getpid(), signal.SIGTERM)
+                parent = None
             for what, seconds in (
                 ("the event loop has been held up", time.monotonic() - self._alive),
                 (f"{self._engine.busy_with} has been at one batch", self._engine.busy_for),

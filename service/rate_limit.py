@@ -24,7 +24,9 @@ from service import logs
 
 log = logs.logger("crossmodal.rate_limit")
 REDIS_FAILURES = Counter("crossmodal_rate_limit_redis_failures_total", "Requests counted here while Redis is silent")
-REDIS_DOWN = Gauge("crossmodal_rate_limit_redis_down", "1 while this process counts because Redis does not")
+REDIS_DOWN = Gauge(
+    "crossmodal_rate_limit_redis_down", "1 while a process counts because Redis does not", multiprocess_mode="livemax"
+)
 
 _PATIENCE = 0.1  # seconds that a request waits for Redis
 _TRY_AGAIN = 5.0  # seconds until Redis is asked again after it failed

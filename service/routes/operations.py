@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 
+from service import metrics
 from service.engine import Engine
 from service.errors import Problem
 from service.results import metadata_columns
 from service.routes.shared import EngineOf
+from service.watcher import tell_others
 from vector_index import StoreUnavailable, VectorIndexError
 
 router = APIRouter(tags=["operations"])
@@ -24,13 +26,17 @@ async def index(engine: EngineOf) -> dict[str, Any]:
 
 @router.post("/v1/index/reload")
 async def reload(engine: EngineOf) -> dict[str, Any]:
-    """Switch to the newest snapshot; one that cannot be served is refused, and the old one keeps serving."""
+    """Switch to the newest snapshot; one that cannot be served is refused, and the old one keeps serving.
+
+    Of several workers one answers, and the others follow at once.
+    """
     try:
         changed = await engine.reload()
     except StoreUnavailable:
         raise
     except VectorIndexError as error:
         raise Problem(409, f"{error}; {engine.snapshot.name} keeps serving") from None
+    tell_others()
     return {**_describe(engine), "changed": changed}
 
 
@@ -53,11 +59,11 @@ async def readyz(request: Request, engine: EngineOf) -> dict[str, str]:
 
 
 @router.get("/metrics", response_class=Response)
-async def metrics(request: Request) -> Response:
-    """Prometheus' text format."""
+async def prometheus(request: Request) -> Response:
+    """Prometheus' text format; of several workers, what all of them have counted."""
     if (engine := getattr(request.app.state, "engine", None)) is not None:
         engine.note_queues()
-    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+    return Response(metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
 
 
 def _describe(engine: Engine) -> dict[str, Any]:

@@ -56,6 +56,7 @@ class Server:
     def __init__(self, folder: Path, index: Path, **settings: str) -> None:
         script = folder / "served.py"
         script.write_text(_SCRIPT)
+        self.folder = folder
         self.hangs = folder / "served.py.hangs"
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))

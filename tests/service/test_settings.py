@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from service.server import worker
 from service.settings import Settings
+from service.workers import worker
 
 
 @pytest.mark.parametrize(

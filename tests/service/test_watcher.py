@@ -143,7 +143,7 @@ def test_nothing_ends_the_watch(caplog: pytest.LogCaptureFixture) -> None:
             return bool(outcome)
 
     async def main() -> None:
-        task = asyncio.create_task(watch_snapshots(Engine(), 0.001))  # type: ignore[arg-type]
+        task = asyncio.create_task(watch_snapshots(Engine(), 0.001, asyncio.Event()))  # type: ignore[arg-type]
         while Engine.outcomes and not task.done():
             await asyncio.sleep(0.001)
         assert not task.done()

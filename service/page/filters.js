@@ -14,9 +14,9 @@ export function makeFilters({ images, metadata = {} }, facets) {
   $("#columns").replaceChildren();
   for (const [column, type] of Object.entries(metadata)) {
     const counts = facets[column] ?? [];
-    const values = counts.filter(({ count }) => count < images.count).map(({ value }) => value); // what all have narrows nothing
-    if (/^(u?int|float|double)/.test(type)) addColumn(column, ["from", "to"].map((end) => bound(end, "number")));
-    else if (values.length && values.every((value) => DATE.test(value))) addColumn(column, ["from", "to"].map((end) => bound(end, "date")));
+    const values = counts.filter(({ count }) => count < images.count).map(({ value }) => value); // else it narrows nothing
+    if (/^(u?int|float|double)/.test(type)) addColumn(column, bounds("number"));
+    else if (values.length && values.every((value) => DATE.test(value))) addColumn(column, bounds("date"));
     else if (values.length && counts.length < MANY) addColumn(column, values.map(choice));
   }
 }
@@ -37,12 +37,14 @@ function choice(value) {
   return item;
 }
 
-function bound(end, type) {
-  const item = fromTemplate(end);
-  const input = $("input", item);
-  input.type = type;
-  if (type === "date") input.min = "1000-01-01"; // a year is there once its last digit is
-  return item;
+function bounds(type) {
+  return ["from", "to"].map((end) => {
+    const item = fromTemplate(end);
+    const input = $("input", item);
+    input.type = type;
+    if (type === "date") input.min = "1000-01-01"; // a year is there once its last digit is
+    return item;
+  });
 }
 
 export function showFilters(shown, text) {
@@ -69,7 +71,7 @@ function parse(text) {
 function tell([column, conditions]) {
   const { $in, $gte, $lte } = conditions ?? {};
   const [least, most] = [$gte, $lte].map((end) => String(end ?? "").replace("~", ""));
-  const range = least && most ? `${least}–${most}` : least ? `≥ ${least}` : most ? `≤ ${most}` : JSON.stringify(conditions);
+  const range = least && most ? `${least} – ${most}` : least ? `≥ ${least}` : most ? `≤ ${most}` : JSON.stringify(conditions);
   return `${title(column)}: ${$in?.map?.(label).join(", ") ?? range}`;
 }
 

@@ -27,14 +27,17 @@ def free_port() -> int:
 
 @pytest.fixture(scope="session")
 def serve(index: Path) -> Serve:
-    """`with serve(log, "--option", CROSSMODAL_X="…") as url`: a process of its own, whose stderr goes to the file `log`."""
+    """`with serve(log, "--option", CROSSMODAL_X="…") as url`: a process of its own, whose stderr goes to the file `log`.
+
+    It serves the index of scenes, or the one that `other` names.
+    """
 
     @contextlib.contextmanager
-    def start(log: Path, *arguments: str, **settings: str) -> Iterator[str]:
+    def start(log: Path, *arguments: str, other: Path = index, **settings: str) -> Iterator[str]:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        command = [sys.executable, "-m", "crossmodal", "serve", str(index), "--port", str(port), *arguments]
+        command = [sys.executable, "-m", "crossmodal", "serve", str(other), "--port", str(port), *arguments]
         with log.open("wb") as stderr:
             process = subprocess.Popen(command, env={**os.environ, **settings}, stderr=stderr)
         url = f"http://127.0.0.1:{port}"

@@ -256,6 +256,9 @@ def test_operations(client: httpx.Client) -> None:
     described = client.get("/v1/index").json()
     assert described["images"]["count"] == 60
     assert described["texts"]["count"] == 360
+    types = described["metadata"]
+    assert (types["background"], types["count"], types["language"]) == ("string", "int64", "list<item: string>")
+    assert not {"id", "captions", "width"} & types.keys()
     assert client.get("/healthz").status_code == 200
     assert client.get("/readyz").json()["snapshot"] == described["snapshot"]
     assert client.post("/v1/index/reload").json()["changed"] is False

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote_plus
+from urllib.parse import parse_qs, unquote_plus, urlsplit
 
+import httpx
 import pytest
 from PIL import Image, ImageDraw
 from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
+from dual_encoder import DualEncoder
+from indexer import build_index
 from service import keys
 from tests.service.conftest import Serve
 
@@ -140,6 +145,82 @@ def test_too_many_requests(browser: Browser, live_server: str) -> None:
     page.close()
 
 
+def test_a_filter_is_part_of_the_address(page: Page, live_server: str) -> None:
+    expect(page.locator("#about")).to_contain_text("60 pictures")
+    expect(page.locator("#filters")).to_be_hidden()  # nothing is searched for yet
+    search(page, "a red star")
+    expect(page.locator("summary")).to_be_visible()
+    page.locator("summary").press("Enter")
+    background = page.get_by_role("group", name="background")
+    background.get_by_label("white").press("Space")
+    background.get_by_label("grey").press("Space")
+    page.get_by_role("group", name="count").get_by_label("from").fill("2")
+    page.get_by_role("group", name="count").get_by_label("from").press("Enter")
+    wanted = {"background": {"$in": ["grey", "white"]}, "count": {"$gte": 2}}
+    expect(page.locator("summary")).to_have_text("Filters background: grey, white · count: ≥ 2")
+    assert json.loads(parse_qs(urlsplit(page.url).query)["filter"][0]) == wanted
+    asked = {"text": "a red star", "k": 24, "filter": json.dumps(wanted)}
+    hits = httpx.get(f"{live_server}/v1/search/images", params=asked).json()["hits"]
+    pictures = page.locator("#results a")
+    expect(pictures).to_have_count(len(hits))
+    assert 0 < len(hits) < 24
+    shown = [str(pictures.nth(n).get_attribute("href")) for n in range(len(hits))]
+    assert shown == [f"/v1/images/{hit['id']}/content" for hit in hits]
+
+    page.reload()  # as it would be for whomever the address is sent to
+    expect(pictures).to_have_count(len(hits))
+    page.locator("summary").click()
+    expect(background.get_by_label("white")).to_be_checked()
+    expect(page.get_by_role("group", name="count").get_by_label("from")).to_have_value("2")
+    page.locator("#file").set_input_files(picture())  # type: ignore[arg-type]
+    expect(page.locator("#query img")).to_be_visible()
+    expect(pictures).to_have_count(len(hits))  # of another query, through the same filter
+    page.get_by_label("Captions").check()
+    expect(page.locator("#results li.text")).to_have_count(24)
+    expect(page.locator("#filters")).to_be_hidden()  # captions have no metadata
+    page.go_back()
+    background.get_by_label("white").uncheck()
+    expect(page.locator("summary")).to_have_text("Filters background: grey · count: ≥ 2")
+    page.get_by_role("button", name="Clear filters").click()
+    expect(page.locator("summary")).to_be_focused()
+    expect(pictures).to_have_count(24)
+    assert "filter" not in page.url
+
+
+def test_what_can_be_filtered_by(
+    browser: Browser, serve: Serve, scenes: Path, encoder: DualEncoder, tmp_path: Path
+) -> None:
+    """Dates by their range, true and false and lists by their values, what has too many values or one not at all."""
+    rows = [{"image": json.loads(line)["image"]} for line in scenes.read_text("utf-8").splitlines()[:22]]
+    for day, row in enumerate(rows, 1):
+        more = {"taken_on": f"2024-01-{day:02}T09:30:00", "published": day > 20, "tags": ["sea"] if day < 4 else []}
+        row.update(more, name=f"picture {day}", museum="ours")
+    table = scenes.parent / "dated.jsonl"
+    table.write_text("".join(f"{json.dumps(row)}\n" for row in rows), "utf-8")
+    build_index(table, tmp_path / "dated", encoder)
+    with serve(tmp_path / "log", other=tmp_path / "dated") as url:
+        page = browser.new_page(locale="en-GB")
+        page.goto(f"{url}/?text=a star")
+        page.locator("summary").click()
+        expect(page.locator("#columns legend")).to_have_text(["published", "tags", "taken on"])
+        taken = page.get_by_role("group", name="taken on")
+        taken.get_by_label("from").fill("2024-01-03")
+        taken.get_by_label("to").fill("2024-01-21")
+        expect(page.get_by_role("status")).to_contain_text("19 results")  # all of the last day too
+        page.get_by_role("group", name="published").get_by_label("yes").check()
+        expect(page.get_by_role("status")).to_contain_text("1 result in")
+        page.get_by_label("sea").check()
+        expect(page.get_by_role("status")).to_have_text("No picture passes these filters.")
+        page.get_by_role("button", name="中文").click()
+        words = "筛选 published: 是 · tags: sea · taken on: 2024-01-03 – 2024-01-21"
+        expect(page.locator("summary")).to_have_text(words)
+        page.route("**/v1/index", lambda route: route.fulfill(json=route.fetch().json() | {"metadata": {}}))
+        page.goto(f"{url}/?text=a star")
+        expect(page.locator("#results li")).to_have_count(22)
+        expect(page.locator("#filters")).to_be_hidden()
+        page.close()
+
+
 def test_drop_and_paste(page: Page) -> None:
     make = """async (kind) => {
         const canvas = new OffscreenCanvas(64, 64); canvas.getContext("2d").fillRect(9, 9, 40, 40);
@@ -191,6 +272,37 @@ def test_what_is_wrong_is_said(page: Page) -> None:
     expect(page.get_by_role("status")).to_contain_text("not an image")
     expect(page.locator("#results li")).to_have_count(0)
     search(page, "a red star")
+
+
+def test_what_is_wrong_is_said_in_chinese(browser: Browser, live_server: str) -> None:
+    page = browser.new_page(locale="zh-CN", base_url=live_server)
+    status, detail = page.get_by_role("status"), page.locator("#status [lang=en]")
+    page.goto("/")
+    page.get_by_role("button", name="搜索").click()
+    expect(status).to_have_text("请描述您要找的图片，或选择一张图片。")
+    for sent, sentence, words in (
+        (b"hello", "无法使用该图片。", "not an image"),
+        (bytes(5 * 2**20), "图片过大。", "4,194,304 bytes"),
+    ):
+        page.locator("#file").set_input_files({"name": "a.png", "mimeType": "image/png", "buffer": sent})
+        expect(status).to_contain_text(sentence)
+        expect(detail).to_contain_text(words)
+    for asked, sentence, words in (
+        ("id=gone", "找不到该图片。", "no picture with id 'gone'"),
+        ('text=x&filter={"size":1}', "筛选条件不适用于此索引。", "there is no column 'size'"),
+    ):
+        page.goto(f"/?{asked}")
+        expect(status).to_contain_text(sentence)
+        expect(detail).to_contain_text(words)
+    for code, headers, sentence in (
+        (408, {}, "图片上传超时。"), (429, {"Retry-After": "7200"}, "目前请求过多，请在2小时后重试。"),
+        (503, {"Retry-After": "5"}, "服务繁忙，请在5秒钟后重试。"), (503, {}, "服务繁忙，请稍后重试。"), (502, {}, "服务出错，未能回答。"),
+    ):  # fmt: skip
+        answer = partial(Route.fulfill, status=code, headers=headers, body="<html>")  # as a proxy's
+        page.route("**/v1/search/images?**", answer, times=1)
+        page.goto("/?text=x")
+        expect(status).to_have_text(sentence)
+    page.close()
 
 
 def test_a_key_opens_the_page_for_the_tab_alone(browser: Browser, serve: Serve, tmp_path: Path) -> None:

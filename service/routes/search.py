@@ -70,7 +70,7 @@ class _InMemory(MultiPartParser):
 
     spool_max_size = 0  # no bound
     # Texts are UTF-8 (RFC 7578), whatever a client names: `undefined` always fails, `punycode` takes minutes for 1 MB.
-    _charset = property(lambda self: "utf-8", lambda self, named: None)  # type: ignore[assignment]
+    _charset = property(lambda self: "utf-8", lambda self, named: None)
 
 
 async def _multipart(request: Request) -> tuple[bytes, dict[str, Any]]:

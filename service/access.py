@@ -198,6 +198,8 @@ def _client(scope: Scope) -> str:
 def _address(scope: Scope) -> str:
     """What callers without a key are counted under: an IPv6 network of 64 bits belongs to one."""
     text = _client(scope)
+    if "." in text:  # IPv4 within IPv6, as some proxies tell of it: one network of 64 bits has all of it
+        text = text.lower().removeprefix("::ffff:")
     if ":" not in text:
         return text
     try:

@@ -272,6 +272,8 @@ def test_addresses_are_counted_without_keys_and_forwarded_ones_only_from_proxies
     both = ["--host", "::", "--insecure"] if Path("/proc/net/if_inet6").exists() else []  # IPv4 comes as IPv6 there
     with serve(tmp_path / "c", *both, **limit, CROSSMODAL_TRUSTED_PROXIES='["127.0.0.0/8"]') as url:
         assert statuses(url) == [200] * 5
+        mapped = [{"X-Forwarded-For": f"::ffff:10.0.1.{n}"} for n in (1, 2, 3, 4, 5, 5, 5, 5)]
+        assert [httpx.get(f"{url}/v1/index", headers=each).status_code for each in mapped] == [200] * 7 + [429]
         chain = {"X-Forwarded-For": "1.1.1.1, 10.0.0.77"}  # the proxy adds the last; the first is the client's word
         chains = [{**chain, "X-Forwarded-For": f"1.1.1.{n}, 10.0.0.77"} for n in range(4)]
         assert [httpx.get(f"{url}/v1/index", headers=each).status_code for each in chains] == [200] * 3 + [429]

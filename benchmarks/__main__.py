@@ -18,7 +18,7 @@ PLAN: dict[str, list[str]] = {
     "int8": ["--seconds", "6"],
     "serve": ["--seconds", "8"],
     "search": ["--seconds", "10"],
-    "index": ["--small", "256", "--large", "96"],
+    "index": ["--small", "256", "--large", "192"],
     "peers": ["--seconds", "6"],
     "memory": ["--queries", "20000"],
     "ann": ["--rows", "100000", "--kinds", "IVFLISTS,SQ8", "HNSW32,SQ8"],

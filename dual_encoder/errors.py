@@ -15,7 +15,8 @@ class DualEncoderError(Exception):
 
 def brief(error: BaseException) -> str:
     """The first line of what an exception says; its type where it says nothing, as a bare assertion does."""
-    return next(filter(str.strip, str(error).splitlines()), type(error).__name__)[:300]
+    said = next(filter(str.strip, str(error).splitlines()), type(error).__name__)
+    return said if len(said) <= 300 else f"{said[:299]}…"
 
 
 class ModelError(DualEncoderError):

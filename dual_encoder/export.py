@@ -21,6 +21,7 @@ from dual_encoder.encoder import FORMAT, rows_of
 from dual_encoder.errors import DualEncoderError, ModelError, brief
 from dual_encoder.files import in_native_code, sha256, staged
 from dual_encoder.hf_tokenizer import write_hf_tokenizer
+from dual_encoder.image_tower import encode_image
 from dual_encoder.open_clip_model import OpenClipModel, load_open_clip
 from dual_encoder.openvino_runtime import OpenVinoRuntime, cache_directory
 from dual_encoder.packing import EndOfText
@@ -200,7 +201,7 @@ def _write_onnx(source: OpenClipModel, out: Path, context_length: int) -> None:
             self.model = model
 
         def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-            return self.model.encode_image(pixels)  # type: ignore[no-any-return]
+            return encode_image(self.model, pixels)
 
     class TextTower(torch.nn.Module):
         def __init__(self) -> None:
@@ -290,6 +291,9 @@ def _explicit(model: Any) -> Any:
             super().__init__()
             self.fused = fused
             self.batch_first = fused.batch_first
+            same = fused.in_proj_weight.chunk(3) if fused._qkv_same_embed_dim else ()
+            # Cut up here and not as it runs: what is no whole weight would stay 32-bit in int8.
+            self.parts = torch.nn.ParameterList(torch.nn.Parameter(each.detach(), requires_grad=False) for each in same)
 
         def forward(
             self, q: Any, k: Any, v: Any, need_weights: bool = False, attn_mask: Any = None, **_: Any
@@ -299,14 +303,10 @@ def _explicit(model: Any) -> Any:
             to_itself = q is k and k is v
             if not f.batch_first:
                 q, k, v = (x.transpose(0, 1) for x in (q, k, v))
-            if to_itself and f._qkv_same_embed_dim:  # in one product: weights that are cut up would stay 32-bit in int8
+            if to_itself and f._qkv_same_embed_dim:  # in one product
                 q, k, v = linear(q, f.in_proj_weight, f.in_proj_bias).chunk(3, dim=-1)
             else:
-                weights = (
-                    f.in_proj_weight.chunk(3)
-                    if f._qkv_same_embed_dim
-                    else (f.q_proj_weight, f.k_proj_weight, f.v_proj_weight)
-                )
+                weights = self.parts or (f.q_proj_weight, f.k_proj_weight, f.v_proj_weight)
                 biases = f.in_proj_bias.chunk(3) if f.in_proj_bias is not None else (None, None, None)
                 q, k, v = (linear(x, w, b) for x, w, b in zip((q, k, v), weights, biases, strict=True))
 

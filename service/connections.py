@@ -9,6 +9,7 @@ import select
 import sys
 from typing import Any, ClassVar
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from service.errors import WHEN_GONE
@@ -58,6 +59,27 @@ class _Answers:
         return self._transport.is_closing()
 
 
+class _Pieces:
+    """What has come of a body. uvicorn's bytearray is copied as it grows, and once more as it is taken."""
+
+    __slots__ = ("_pieces", "_size")
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+        self._size = 0
+
+    def __iadd__(self, piece: bytes) -> _Pieces:
+        self._pieces.append(piece)
+        self._size += len(piece)
+        return self
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __bytes__(self) -> bytes:
+        return self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+
+
 class TimedProtocol(HttpToolsProtocol):
     """uvicorn's own, with what it leaves open.
 
@@ -92,6 +114,7 @@ class TimedProtocol(HttpToolsProtocol):
         self._unused = 0  # bytes of a head, or of what trails a body, that is not whole yet
         self._answered: RequestResponseCycle | None = None  # now, or last
         self._answers: Any = None
+        self._over = False  # whether nothing more is read
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -120,41 +143,52 @@ class TimedProtocol(HttpToolsProtocol):
         super()._start_asgi_task(cycle, app)
 
     def data_received(self, data: bytes) -> None:
+        if self._over:
+            return
         self._data = data
         self._unused += len(data)
         super().data_received(data)
-        if self._unused > _LARGEST_HEAD and not self.transport.is_closing():
-            count("too_large")
+        if self._unused > _LARGEST_HEAD and not self._over and not self.transport.is_closing():
             detail = f"the request's head has more than the {_LARGEST_HEAD:,} bytes allowed"
-            self._refuse("431 Request Header Fields Too Large", detail, new_request_id(), {"Connection": "close"})
-            self.transport.close()
+            self._end("too_large", "431 Request Header Fields Too Large", detail)
 
     def _should_upgrade(self) -> bool:
         return True
 
     def handle_websocket_upgrade(self) -> None:
         """Nothing is upgraded here, but the parser would leave the request's body out: again, without that header."""
+        if self.transport.is_closing():
+            return
         rest = self._data[sys.exception().args[0] :]  # type: ignore[union-attr]
         head = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
         head += [b"%b: %b" % each for each in self.headers if each[0] != b"upgrade"]
+        self.parser = httptools.HttpRequestParser(self)  # that one has seen a last request, where it said so
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
         self.data_received(b"\r\n".join([*head, b"", rest]))
 
     def on_headers_complete(self) -> None:
         self._unused = 0
+        if self.transport.is_closing():
+            return
         if len(self.pipeline) >= _PIPELINE or self.parser.get_method() == b"CONNECT":
             raise ValueError  # to the parser, and so 400
-        if self.parser.should_upgrade():
-            return
         free = self.cycle is None or self.cycle.response_complete
         if free and self.load.full and self.url not in _PROBES:
             self._shed()
             return
+        if self.parser.should_upgrade():
+            return
+        if self.parser.get_http_version() == "1.0":
+            self.expect_100_continue = False  # it would take that for the answer
         self._idle.pop(self, None)
         super().on_headers_complete()
+        self.headers = []  # what trails a body is none of the request's, which has the list: a key, whom it came from
 
     def on_body(self, body: bytes) -> None:
         self._unused = 0
         if self.cycle is not None:  # else the connection's first request was refused: what comes with it is let go
+            if not self.cycle.body:
+                self.cycle.body = _Pieces()  # type: ignore[assignment]
             super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -170,14 +204,29 @@ class TimedProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """A problem as all others, and no line in the log for whoever sends nonsense."""
-        count("invalid_http")
-        self._refuse("400 Bad Request", msg, new_request_id(), {"Connection": "close"})
-        self.transport.close()
+        self._end("invalid_http", "400 Bad Request", msg)
+
+    def _end(self, reason: Reason, status: str, detail: str) -> None:
+        """Refuse what comes, and hang up: without a word where what came before it is not answered yet, once it is."""
+        count(reason)
+        self._over = True
+        if self.pipeline and self.cycle.more_body:
+            self.pipeline.popleft()  # it is what is refused
+        last = self.pipeline[0][0] if self.pipeline else self._answered
+        if last is None or last.response_complete or (last.more_body and not last.response_started):
+            self._refuse(status, detail, new_request_id(), {"Connection": "close"})
+            self.transport.close()
+        else:
+            last.keep_alive = False
 
     def _shed(self) -> None:
+        if self.flow.write_paused:  # whoever reads no answer is not told again
+            self._give_up("slow_reader")
+            return
         count("loop")
         REQUESTS.labels("-", "other", 503).inc()
         keep = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
+        keep = keep and not self.parser.should_upgrade()  # the body of one that would be is not told from what follows
         more = {"Retry-After": "5", **({} if keep else {"Connection": "close"})}
         detail = "the service is too busy: try again later"
         request_id = new_request_id(dict(self.headers).get(b"x-request-id", b""))

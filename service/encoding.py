@@ -33,6 +33,8 @@ _ON_GPU = 16  # times as much: it computes them together
 _SHORT_TEXT = 200  # characters; of what is not ASCII half as many
 _SMALL_FILE = 128 * 2**10
 
+_MOST_SIZES = 2**16  # of large files
+
 _OF_A_FILE = 64 * 2**10  # bytes: what decoding any file costs, however small
 # What a call costs besides. Without it a unit would seem the dearer the less a call holds, of nothing endlessly dear.
 _OF_A_READING = 4 * 2**10  # bytes
@@ -72,6 +74,8 @@ class QueryEncoder:
         self._read = self.reader.lane("read", call_all, 1)
         self._texts = Memo("text", settings.cache_bytes)
         self._pictures = Memo("image", settings.cache_bytes)
+        self._sizes: set[int] = set()  # of large files that are here or may be remembered: one of another size is new
+        self._remembers = settings.cache_bytes > 0
         self._fingerprint = encoder.fingerprint.encode()
 
     def close(self) -> None:
@@ -118,9 +122,24 @@ class QueryEncoder:
         def digest() -> bytes:
             return hashlib.sha256(data).digest()
 
+        def start() -> asyncio.Future[Vector]:
+            return asyncio.ensure_future(self._decode_and_encode(data))
+
         self._admission.admit(self._of_a_picture)  # before as much as a hash is taken of it
-        key = digest() if len(data) <= _SMALL_FILE else await self.off_loop(digest, len(data))
-        return await self._pictures.get(key, lambda: asyncio.ensure_future(self._decode_and_encode(data)))
+        if len(data) <= _SMALL_FILE:
+            return await self._pictures.get(digest(), start)
+        new = len(data) not in self._sizes
+        self._sizes.add(len(data))
+        begun = [start()] if new else []  # need not wait for its hash
+        try:
+            key = await self.off_loop(digest, len(data))
+            return await self._pictures.get(key, lambda: begun.pop() if begun else start())
+        finally:
+            for each in begun:  # the client has gone, or another sent the same
+                each.cancel()
+                each.add_done_callback(_let_go)
+            if (new and not self._remembers) or len(self._sizes) > _MOST_SIZES:
+                self._sizes.discard(len(data))
 
     def check_pictures(self) -> None:
         """Raises Problem 503 where there is no time for one more picture."""
@@ -157,6 +176,12 @@ class QueryEncoder:
 
 def call_all(works: Sequence[Callable[[], Any]]) -> list[Any]:
     return [work() for work in works]
+
+
+def _let_go(future: asyncio.Future[Vector]) -> None:
+    """Nobody asks why it failed: asyncio would say so in the log."""
+    if not future.cancelled():
+        future.exception()
 
 
 def _copies(vectors: Vector) -> list[Vector]:

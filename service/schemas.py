@@ -128,8 +128,8 @@ class ByUrl(Strict):
     offset: int = 0
     min_score: float | None = None
     exact: bool = False
-    params: Json[dict[str, Any]] | None = Field(None, description="as of POST", examples=['{"efSearch": 200}'])
-    filter: Json[dict[str, Any]] | None = Field(None, description="as of POST", examples=['{"count": 1}'])
+    params: Json[dict[str, Any] | None] | None = Field(None, description="as of POST", examples=['{"efSearch": 200}'])
+    filter: Json[dict[str, Any] | None] | None = Field(None, description="as of POST", examples=['{"count": 1}'])
     include: list[str] = Field(default_factory=list, description="metadata, captions, vector")
     group_by: str | None = None
     facets: list[str] = Field(default_factory=list, description="columns")

@@ -29,7 +29,8 @@ def demo(
         scenes(out=drawn.parent, count=count, seed=7, split="test")
     if corpus or not (index / "CURRENT").is_file() or not _is_of(index, model):
         build(corpus or str(drawn), out=index, model=model)
-    typer.echo(f"open http://127.0.0.1:{port}/ and type: a red star, four blue circles, 红色心形", err=True)
+    examples = "" if corpus else " and type: a red star, four blue circles, 红色心形"  # of the scenes
+    typer.echo(f"open http://127.0.0.1:{port}/{examples}", err=True)
     serve(index, port=port)
 
 

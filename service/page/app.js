@@ -1,60 +1,30 @@
-// The search page. The query lives in the URL; a picture from the visitor cannot, and is kept for the visit.
+// The search page. Query and filter live in the URL; a picture from the visitor cannot, and is kept for the visit.
 
-const WORDS = {
-  en: {
-    label: "Describe the picture", placeholder: "a red star, or drop a picture here", choose: "Picture…", search: "Search",
-    target: "Search for", images: "Pictures", texts: "Captions", more: "More like this", like: "Like this picture",
-    none: "Nothing found.", busy: "Searching…", failed: "The service cannot be reached.",
-    gone: "That picture was not kept: choose it again.", other: "中文", open: "Open picture",
-    locked: "This service needs a key", unlock: "Use", badKey: "That key is not good here.",
-    about: (p, c, m) => `${p} pictures, ${c} captions, model ${m}`, found: (n, ms) => `${n} ${n === 1 ? "result" : "results"} in ${ms} ms`,
-    blocked: "The browser blocked the new tab: allow pop-ups for this page.",
-    results: "Results", later: (s) => `Too many requests at the moment: try again in ${s} s.`,
-  },
-  zh: {
-    label: "描述您要找的图片", placeholder: "例如：红色星形，或把图片拖到这里", choose: "选择图片…", search: "搜索",
-    target: "搜索内容", images: "图片", texts: "文字说明", more: "查找相似", like: "与此图相似",
-    none: "没有找到结果。", busy: "正在搜索…", failed: "无法连接到服务。",
-    gone: "该图片未被保留，请重新选择。", other: "English", open: "打开图片",
-    locked: "此服务需要密钥", unlock: "使用", badKey: "该密钥无效。",
-    about: (p, c, m) => `${p} 张图片，${c} 条说明，模型 ${m}`, found: (n, ms) => `${n} 条结果，用时 ${ms} 毫秒`,
-    blocked: "浏览器拦截了新标签页，请允许此页面弹出窗口。",
-    results: "搜索结果", later: (s) => `目前请求过多，请在 ${s} 秒后重试。`,
-  },
-};
+import { makeFilters, readFilters, showFilters } from "./filters.js";
+import { $, fromTemplate, speak, spell, words } from "./words.js";
+
 const EXAMPLES = [
   "four small blue circles in a row", "a small red star", "a large green heart above a small yellow circle",
   "三个小号绿色三角形排成一列", "红色星形",
 ];
 const COUNT = 24;
 
-const $ = (selector, root = document) => root.querySelector(selector);
 const uploads = new Map(); // key in history.state -> File
-let words = WORDS.en;
 let about = null;
 let running = null;
 
 function setLanguage(language) {
-  words = WORDS[language];
-  document.documentElement.lang = language === "zh" ? "zh-CN" : "en";
-  translate(document);
+  speak(language);
   $("h1 a").search = state().has("lang") ? `lang=${language}` : "";
   $("#language").textContent = words.other;
   $("#language").lang = language === "zh" ? "en" : "zh";
   showAbout();
 }
 
-function translate(root) {
-  for (const [kind, property] of [["text", "textContent"], ["label", "ariaLabel"], ["placeholder", "placeholder"]]) {
-    for (const element of root.querySelectorAll(`[data-${kind}]`)) element[property] = words[element.dataset[kind]];
-  }
-}
-
 function showAbout() {
+  arrange();
   if (!about) return;
-  const number = new Intl.NumberFormat(document.documentElement.lang);
-  $("#examples").hidden = about.model.reference !== "tiny"; // no other model is good at coloured shapes alone
-  $("#about").textContent = words.about(number.format(about.images.count), number.format(about.texts.count), about.model.reference);
+  $("#about").textContent = words.about(spell(about.images.count), spell(about.texts.count), about.model.reference);
 }
 
 // The key, where the service needs one, is kept until the tab is closed and sent as a header alone.
@@ -64,13 +34,30 @@ async function ask(url, options = {}) {
   const key = sessionStorage.getItem(KEY);
   if (key) options.headers = { Authorization: `Bearer ${key}` };
   const answer = await fetch(url, options);
+  if (answer.ok) return answer;
   if (answer.status === 401) {
     sessionStorage.removeItem(KEY);
     $("#unlock").hidden = false;
     throw new Error(key ? words.badKey : words.locked);
   }
-  if (answer.headers.has("Retry-After")) throw new Error(words.later(answer.headers.get("Retry-After")));
-  return answer;
+  const { detail } = await answer.json().catch(() => ({})); // a proxy's page has none
+  throw new Error(reason(answer, detail, Boolean(options.body)), { cause: detail });
+}
+
+function reason(answer, detail, withPicture) {
+  const { status, headers } = answer;
+  if (status === 429) return words.limit(again(headers.get("Retry-After")));
+  if (status === 503) return words.overload(again(headers.get("Retry-After")));
+  if (status === 422 && /^(query\.)?filter/.test(detail)) return words.misfit;
+  if (status >= 500) return words.broken;
+  const reasons = { 404: words.unknown, 408: words.slow, 413: words.large };
+  return reasons[status] ?? (withPicture ? words.unreadable : words.refused);
+}
+
+function again(seconds) {
+  if (!(seconds > 0)) return words.later; // none, or a date
+  const [size, unit] = seconds < 120 ? [1, "second"] : seconds < 7200 ? [60, "minute"] : [3600, "hour"];
+  return words.soon(spell(Math.ceil(seconds / size), { style: "unit", unit, unitDisplay: "long" }));
 }
 
 // An <img> sends no header: under a key, its bytes are fetched here.
@@ -80,9 +67,7 @@ async function load(image, url) {
     return;
   }
   try {
-    const answer = await ask(url);
-    if (!answer.ok) throw new Error(answer.statusText);
-    showBytes(image, await answer.blob());
+    showBytes(image, await (await ask(url)).blob());
   } catch {
     image.classList.add("missing");
   }
@@ -104,11 +89,10 @@ async function openPicture(event, id) {
   }
   try {
     const answer = await ask(`/v1/images/${encodeURIComponent(id)}/content`);
-    if (!answer.ok) throw new Error((await answer.json()).detail);
     tab.location = URL.createObjectURL(await answer.blob());
   } catch (error) {
     tab.close();
-    say(error instanceof TypeError ? words.failed : error.message, true);
+    complain(error);
   }
 }
 
@@ -122,8 +106,12 @@ function go(changes, upload) {
   query.set("target", target());
   const key = upload ? `${Date.now()}-${uploads.size}` : null; // distinct over reloads too: history outlives the map
   if (upload) uploads.set(key, upload);
-  history.pushState(key, "", `?${query}`);
+  visit(query, key);
   showText();
+}
+
+function visit(query, key = history.state) {
+  history.pushState(key, "", `?${query}`);
   run();
 }
 
@@ -131,15 +119,29 @@ function showText() {
   $("#text").value = state().get("text") ?? "";
 }
 
-async function run() {
+function question() {
   const query = state();
+  const [upload, id, text] = [uploads.get(history.state), query.get("id"), query.get("text")?.trim()];
   const wanted = query.get("target") === "texts" ? "texts" : "images";
+  const filter = wanted === "images" && query.get("filter"); // captions have no metadata
+  return { upload, id, text, asked: Boolean(upload || id || text), wanted, filter };
+}
+
+// What there is to press, by what is asked for and what the index has.
+function arrange() {
+  const { text, asked, wanted, filter } = question();
+  document.title = asked ? `${text || words.like} · Crossmodal` : "Crossmodal";
   $(`input[name=target][value=${wanted}]`).checked = true;
-  const upload = uploads.get(history.state);
-  const id = query.get("id");
+  $("#examples").hidden = asked || about?.model.reference !== "tiny"; // no other model is good at coloured shapes alone
+  showFilters(asked && wanted === "images", filter);
+}
+
+async function run() {
+  const { upload, id, text, asked, wanted, filter } = question();
+  arrange();
   showQuery(id, upload);
   running?.abort();
-  if (!query.get("text") && !id && !upload) {
+  if (!asked) {
     say(history.state ? words.gone : "", Boolean(history.state));
     $("#results").replaceChildren();
     return;
@@ -149,35 +151,49 @@ async function run() {
   $("#results").classList.add("old");
   const options = new URLSearchParams({ k: COUNT });
   if (wanted === "images") options.set("include", "captions");
+  if (filter) options.set("filter", filter);
   const request = { signal: control.signal };
   if (upload) {
     request.method = "POST";
     request.body = new FormData();
     request.body.set("image", upload);
   } else if (id) options.set("image_id", id);
-  else options.set("text", query.get("text"));
+  else options.set("text", text);
   try {
-    const answer = await ask(`/v1/search/${wanted}?${options}`, request);
-    const body = await answer.json().catch((error) => {
-      if (error.name === "AbortError") throw error;
-      throw new TypeError(words.failed); // a proxy's page, not the service's answer
-    });
-    if (!answer.ok) throw new Error(body.detail ?? body.title);
+    const body = await (await ask(`/v1/search/${wanted}?${options}`, request)).json();
     const hits = wanted === "images" ? body.hits.filter((hit) => hit.id !== id) : body.hits;
     show(wanted, hits);
-    say(hits.length ? words.found(hits.length, Math.round(body.took_ms.total)) : words.none);
+    if (hits.length) say(words.found(hits.length, Math.round(body.took_ms.total)));
+    else say(filter ? words.noneLeft : words.none);
   } catch (error) {
-    if (error.name === "AbortError") return;
+    if (control.signal.aborted) return;
     $("#results").replaceChildren();
-    say(error instanceof TypeError ? words.failed : error.message, true);
+    complain(error);
   } finally {
     if (running === control) $("#results").classList.remove("old");
   }
 }
 
-function say(message, wrong = false) {
+function setFilter(filter) {
+  const query = state();
+  if (Object.keys(filter).length) query.set("filter", JSON.stringify(filter));
+  else query.delete("filter");
+  visit(query);
+}
+
+function complain(error) {
+  const unreached = error instanceof TypeError || error instanceof SyntaxError; // or a proxy's page as the answer
+  say(unreached ? words.failed : error.message, true, error.cause);
+}
+
+function say(message, wrong = false, detail = "") {
   $("#status").textContent = message;
   $("#status").classList.toggle("wrong", wrong);
+  if (!detail) return;
+  const note = document.createElement("span");
+  note.lang = "en";
+  note.textContent = detail;
+  $("#status").append(" ", note);
 }
 
 function showQuery(id, upload) {
@@ -198,15 +214,9 @@ function show(kind, hits) {
   list.replaceChildren(...hits.map(kind === "images" ? picture : caption));
 }
 
-function fromTemplate(name) {
-  const item = $(`#${name}`).content.firstElementChild.cloneNode(true);
-  translate(item);
-  return item;
-}
-
 function picture(hit) {
   const item = fromTemplate("picture");
-  const text = hit.captions?.find((c) => /[\u4e00-\u9fff]/.test(c) === (words === WORDS.zh)) ?? hit.captions?.[0] ?? hit.uri;
+  const text = hit.captions?.find((c) => /[\u4e00-\u9fff]/.test(c) === (document.documentElement.lang === "zh-CN")) ?? hit.captions?.[0] ?? hit.uri;
   const link = $("a", item);
   link.href = `/v1/images/${encodeURIComponent(hit.id)}/content`;
   link.setAttribute("aria-label", `${words.open}: ${text}`);
@@ -244,14 +254,27 @@ function caption(hit) {
 
 async function start() {
   try {
-    const answer = await ask("/v1/index");
-    if (!answer.ok) throw new Error((await answer.json()).detail);
-    about = await answer.json();
+    about = await (await ask("/v1/index")).json();
     $("#targets").hidden = !about.texts.count;
     showAbout();
+    makeFilters(about, await countValues());
+    arrange();
   } catch (error) {
-    say(error instanceof TypeError || error instanceof SyntaxError ? words.failed : error.message, true);
+    complain(error);
   }
+}
+
+// The commonest values of what is not a number, by column; none where the service cannot count them.
+async function countValues() {
+  const columns = Object.entries(about.metadata ?? {}).filter(([, type]) => /string|bool/.test(type)).map(([name]) => name);
+  const facets = {};
+  for (let start = 0; start < columns.length; start += 10) { // as many as one request may ask for
+    const query = { vector: Array(about.model.dim).fill(1) }; // any: only the rows are counted
+    const body = JSON.stringify({ query, k: 1, facets: columns.slice(start, start + 10) });
+    const answer = await ask("/v1/search/images", { method: "POST", body }).catch(() => null);
+    Object.assign(facets, (await answer?.json())?.facets);
+  }
+  return facets;
 }
 
 function takePicture(file) {
@@ -262,19 +285,27 @@ $("#form").addEventListener("submit", (event) => {
   event.preventDefault();
   const text = $("#text").value.trim();
   if (text) go({ text });
+  else say(words.empty, true);
 });
 $("#targets").addEventListener("change", () => {
   const query = state();
   query.set("target", target());
-  history.pushState(history.state, "", `?${query}`);
-  run();
+  visit(query);
+});
+$("#filters").addEventListener("change", () => {
+  if ($("#filters").checkValidity()) setFilter(readFilters()); // else a date or number that is not whole yet
+});
+$("#filters").addEventListener("submit", (event) => event.preventDefault());
+$("#filters").addEventListener("reset", () => {
+  $("#filters summary").focus(); // the button goes
+  setFilter({});
 });
 $("#file").addEventListener("change", (event) => {
   takePicture(event.target.files[0]);
   event.target.value = "";
 });
 $("#language").addEventListener("click", () => {
-  const language = words === WORDS.en ? "zh" : "en";
+  const language = document.documentElement.lang === "en" ? "zh" : "en";
   const query = state();
   query.set("lang", language);
   history.replaceState(history.state, "", `?${query}`);

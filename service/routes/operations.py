@@ -9,6 +9,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from service.engine import Engine
 from service.errors import Problem
+from service.results import metadata_columns
 from service.routes.shared import EngineOf
 from vector_index import StoreUnavailable, VectorIndexError
 
@@ -79,5 +80,6 @@ def _describe(engine: Engine) -> dict[str, Any]:
         },
         "images": collection(manifest.images),
         "texts": collection(manifest.texts),
+        "metadata": {name: str(snapshot.images.schema.field(name).type) for name in metadata_columns(snapshot)},
         "rejects": manifest.rejects,
     }

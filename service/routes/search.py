@@ -58,7 +58,7 @@ async def search_by_url(
     wanted = SearchRequest.model_validate({"query": query, **options})
     identity = f"{engine.snapshot.name} {engine.encoder.fingerprint} {request.url.path}?{request.url.query}"
     headers = {"ETag": f'"{hashlib.sha256(identity.encode()).hexdigest()[:32]}"', "Cache-Control": "no-cache"}
-    if request.headers.get("if-none-match") == headers["ETag"]:
+    if headers["ETag"] in request.headers.get("if-none-match", ""):  # of several, or W/"…", as a cache makes of it
         return Response(status_code=304, headers=headers)
     response = json_response(await in_time(answer(engine, target, wanted, began), request))
     response.headers.update(headers)
@@ -69,6 +69,8 @@ class _InMemory(MultiPartParser):
     """Writes no large file to the disk and back (8 ms for one of 3 MB): what a request may hold is bounded already."""
 
     spool_max_size = 0  # no bound
+    # Texts are UTF-8 (RFC 7578), whatever a client names: `undefined` always fails, `punycode` takes minutes for 1 MB.
+    _charset = property(lambda self: "utf-8", lambda self, named: None)  # type: ignore[assignment]
 
 
 async def _multipart(request: Request) -> tuple[bytes, dict[str, Any]]:

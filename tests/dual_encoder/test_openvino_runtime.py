@@ -86,3 +86,17 @@ def test_what_comes_alone_time_and_again_has_every_core() -> None:
             encoder.encode_texts(["a red star"])
         assert wide == ["text", "image"]
         wide.clear()
+
+
+def test_without_memory_for_every_core_what_comes_alone_is_encoded_on_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = load_encoder("tiny", runtime="openvino", threads=2)
+    expected, tried = encoder.encode_texts(["a red star"]), []
+
+    def full(*_: object) -> None:
+        tried.append(1)
+        raise RuntimeError("bad allocation")
+
+    monkeypatch.setattr("dual_encoder.openvino_runtime.core", lambda: SimpleNamespace(import_model=full))
+    for _ in range(3):
+        np.testing.assert_array_equal(encoder.encode_texts(["a red star"]), expected)
+    assert tried == [1]

@@ -98,6 +98,17 @@ def test_filters(client: httpx.Client, scenes: Path) -> None:
     batch = search(client, queries=[{"text": "stars"}, {"text": "a ring"}], k=60, filter=wanted)["results"]
     assert [{hit["uri"] for hit in each["hits"]} for each in batch] == [expected, expected]
     problem(client.get("/v1/search/images?text=x&filter={"), 422, "filter: Invalid JSON")
+    none = {"filter": "null", "params": "null"}
+    assert search(client, query={"text": "stars"}, filter=None, params=None)["hits"]
+    assert client.get("/v1/search/images", params={"text": "x", **none}).json()["hits"]
+    assert client.post("/v1/search/images", files={"image": picture}, data=none).json()["hits"]
+    for number in ("NaN", "-Infinity", "1e400"):
+        odd = f'{{"count": {{"$gt": {number}}}}}'
+        by_json = f'{{"query": {{"text": "x"}}, "filter": {odd}}}'
+        problem(client.post("/v1/search/images", content=by_json), 422, "filter: count", "a number is expected")
+        problem(client.get("/v1/search/images", params={"text": "x", "filter": odd}), 422, "a number is expected")
+        by_form = client.post("/v1/search/images", files={"image": picture}, data={"filter": odd})
+        problem(by_form, 422, "a number is expected")
     text = search(client, "texts", query={"text": "stars"}, filter={"text": rows(scenes)[0]["caption"][0]})
     assert [hit["text"] for hit in text["hits"]] == [rows(scenes)[0]["caption"][0]]
 
@@ -177,12 +188,14 @@ def test_include(client: httpx.Client, encoder: DualEncoder) -> None:
 def test_get_is_cacheable(client: httpx.Client) -> None:
     first = client.get("/v1/search/images", params={"text": "红色心形", "k": 3, "include": "captions"})
     assert len(first.json()["hits"]) == 3
-    again = client.get(
-        "/v1/search/images",
-        params={"text": "红色心形", "k": 3, "include": "captions"},
-        headers={"If-None-Match": first.headers["etag"]},
-    )
-    assert again.status_code == 304
+    etag = first.headers["etag"]
+    for known, status in ((etag, 304), (f"W/{etag}", 304), (f'"other", {etag}', 304), ('"other"', 200)):
+        again = client.get(
+            "/v1/search/images",
+            params={"text": "红色心形", "k": 3, "include": "captions"},
+            headers={"If-None-Match": known},
+        )
+        assert again.status_code == status
     id = first.json()["hits"][0]["id"]
     assert client.get("/v1/search/texts", params={"image_id": id}).json()["hits"][0]["text"]
 

@@ -195,17 +195,72 @@ def test_a_head_comes_in_one_piece_with_its_body_and_alone_where_there_is_none(p
         assert client.recv(65536) == b"HTTP/1.1 100 Continue\r\n\r\n"
         client.sendall(b"{}")
         assert client.recv(65536).startswith(b"HTTP/1.1 422 ")
+        client.sendall(b"POST /v1/search/images HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n{}")
+        assert until_closed(client)[0].startswith(b"HTTP/1.1 422 ")  # HTTP/1.0 has no 100
 
 
-def test_a_request_sent_in_pieces_but_in_time_is_answered(port: int) -> None:
+@pytest.mark.parametrize(
+    "head", ["GET /healthz HTTP/1.0\r\nConnection: upgrade", "GET /healthz HTTP/1.1\r\nConnection: close, upgrade"]
+)
+def test_a_last_request_that_would_upgrade_is_answered_too(port: int, head: str) -> None:
+    with connect(port) as client:
+        client.sendall(f"{head}\r\nUpgrade: h2c\r\n\r\n".encode())
+        assert until_closed(client)[0].startswith(b"HTTP/1.1 200 ")
+
+
+def test_what_trails_a_body_is_no_header(port: int) -> None:
+    """A proxy that sets or strips a header lets another of that name pass there: a key, an X-Forwarded-For."""
     body = b'{"query": {"text": "a red star"}, "k": 1}'
+    with connect(port) as client:
+        for end in (b"\r\n", b"X-Request-ID: forged\r\nX-Request-Timeout: never\r\n\r\n"):
+            client.sendall(
+                b"POST /v1/search/images HTTP/1.1\r\nHost: x\r\nX-Request-ID: mine\r\nTransfer-Encoding: chunked\r\n\r\n"
+                b"%x\r\n%b\r\n0\r\n%b" % (len(body), body, end)
+            )
+            answer = client.recv(65536)
+            assert answer.startswith(b"HTTP/1.1 200 ")
+            assert b"x-request-id: mine\r\n" in answer
+
+
+@pytest.mark.parametrize(
+    ("then", "late"),
+    [
+        (b"\0nonsense\r\n\r\n", False),
+        (b"GET / HTTP/1.1\r\nX: " + b"a" * 2**17, False),
+        (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nab", False),
+        (b"\0nonsense\r\n\r\n", True),
+    ],
+)
+def test_nonsense_takes_the_place_of_no_answer_before_it(port: int, then: bytes, late: bool) -> None:
+    """It was answered 400 in the place of the first request, or in the middle of its answer."""
+    queries = [{"text": f"star {number}"} for number in range(64)]
+    body = json.dumps({"queries": queries[: 16 if late else 1], "k": 60, "include": ["vector"]}).encode()
+    request = b"POST /v1/search/images HTTP/1.1\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+    seen = b""
+    with connect(port) as client:
+        client.sendall(2 * request + (b"" if late else then))
+        if late:
+            seen = client.recv(1000)
+            client.sendall(then)
+        seen += until_closed(client)[0]
+    statuses = []
+    while seen:
+        head, _, seen = seen.partition(b"\r\n\r\n")
+        statuses.append(head.split()[1])
+        seen = seen[int(head.lower().split(b"content-length: ")[1].split()[0]) :]
+    assert statuses == [b"200", b"200"]
+
+
+@pytest.mark.parametrize("size", [10, 100_000])  # of a piece, in bytes
+def test_a_request_sent_in_pieces_but_in_time_is_answered(port: int, size: int) -> None:
+    body = b'{"query": {"text": "a red star"}, "k":' + 4 * size * b" " + b"1}"
     with connect(port) as client:
         client.sendall(b"POST /v1/search/images HTTP/1.1\r\nHo")
         time.sleep(0.05)
         client.sendall(f"st: x\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n".encode())
-        for start in range(0, len(body), 10):
+        for start in range(0, len(body), size):
             time.sleep(0.01)
-            client.sendall(body[start : start + 10])
+            client.sendall(body[start : start + size])
         seen, _ = until_closed(client)
     assert seen.startswith(b"HTTP/1.1 200 ")
 
@@ -349,6 +404,18 @@ def test_what_the_loop_has_no_time_for_is_refused_at_its_head(index: Path, monke
             with connect(port) as old:
                 old.sendall(b"POST /v1/search/images HTTP/1.0\r\nContent-Length: 1\r\n\r\nx")
                 assert until_closed(old)[0].startswith(b"HTTP/1.1 503 ")
+            upgrade = b"GET /v1/index HTTP/1.1\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n"
+            with connect(port) as many:  # each was read within the one before
+                many.sendall(1000 * upgrade)
+                assert until_closed(many)[0].count(b"HTTP/1.1 503 ") == 1
+            before = REFUSALS.labels("slow_reader")._value.get()
+            with socket.socket() as deaf:
+                deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                deaf.connect(("127.0.0.1", port))
+                deaf.settimeout(5)
+                with pytest.raises(ConnectionError):
+                    deaf.sendall(1_000_000 * b"GET /v1/index HTTP/1.1\r\n\r\n")
+            assert REFUSALS.labels("slow_reader")._value.get() == before + 1
     finally:
         server.should_exit = True
         thread.join(30)

@@ -136,7 +136,7 @@ def test_too_many_requests(browser: Browser, live_server: str) -> None:
     page = browser.new_page()
     page.route("**/v1/search/**", lambda route: route.fulfill(status=429, headers={"Retry-After": "7"}, body="{}"))
     page.goto(f"{live_server}/?text=a heart&lang=zh")
-    expect(page.get_by_role("status")).to_have_text("目前请求过多，请在 7 秒后重试。")
+    expect(page.get_by_role("status")).to_have_text("目前请求过多，请在7秒钟后重试。")
     page.close()
 
 

@@ -106,13 +106,13 @@ def _write_projected(made: Any, vectors: Floats, asked: Sequence[Floats], path: 
         projected: Floats = (chunk - mean) @ learnt.vectors.T
         return projected
 
-    middles = project(centroids)
+    projected = project(centroids)
     flat = faiss.IndexFlatIP(lists.d)
-    flat.add(middles)
+    flat.add(projected)
     # Fast-scan lists find the list of a vector themselves; what they can be made of is told.
     plain = faiss.IndexIVFPQ(flat, lists.d, lists.nlist, lists.pq.M, lists.pq.nbits, faiss.METRIC_INNER_PRODUCT)
     plain.by_residual = True
-    plain.pq.train(project(some) - middles[places])
+    plain.pq.train(project(some) - projected[places])
     plain.is_trained = True
     del some
     for start in range(0, n, CHUNK_ROWS):
@@ -124,8 +124,8 @@ def _write_projected(made: Any, vectors: Floats, asked: Sequence[Floats], path: 
     del plain
 
     coarse = faiss.downcast_index(lists.quantizer)
-    coarse.train(middles)
-    coarse.add(middles)
+    coarse.train(projected)
+    coarse.add(projected)
     if kinds.is_refined(coarse):
         coarse.k_factor = _LISTS_REFINED
     packed.quantizer = coarse

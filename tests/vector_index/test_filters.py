@@ -171,7 +171,7 @@ def test_search_finds_the_nearest_of_what_is_kept(
     directory: IndexDirectory, publish: Callable[..., str], make_corpus: Any, kind: str
 ) -> None:
     corpus = make_corpus(3_000)
-    publish(corpus, texts=False, index_type=kind)
+    publish(corpus, texts=False, text_queries=lambda: corpus.text_vectors[:200], index_type=kind)
     queries = corpus.text_vectors[:20]
     true = queries @ corpus.image_vectors.T
     with directory.open() as snapshot:

@@ -12,7 +12,7 @@ from tests.crossmodal.command import fails
 
 
 def test_a_full_disk_is_named(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="No space left on device: '.*out'"), writing(tmp_path / "out"):
+    with pytest.raises(OSError, match=r"No space left on device: '.*out'"), writing(tmp_path / "out"):
         raise OSError(errno.ENOSPC, "Error writing bytes to file. Detail: [errno 28]")
     with pytest.raises(OSError, match="gone"), writing(tmp_path / "out"):
         raise OSError(errno.ENOENT, "gone")

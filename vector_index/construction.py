@@ -1,7 +1,9 @@
 """Vectors -> the file of a FAISS index, in memory that does not grow with the vectors that refine."""
 
+import errno
 import logging
 import os
+import re
 import struct
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -66,7 +68,7 @@ def write_index(kind: str, vectors: Floats, path: Path, asked: Sequence[Floats] 
     if streamed:
         _write_refined(index, vectors, path)
     else:
-        kinds.load_faiss().write_index(index, str(path))
+        _write(index, path)
     return kind
 
 
@@ -175,6 +177,15 @@ def cluster(sample: Floats, count: int) -> tuple[Floats, Callable[[Floats], Ints
     return centroids, nearest
 
 
+def _write(index: Any, path: Path) -> None:
+    """Write an index. Raises OSError, where FAISS has a RuntimeError of several lines."""
+    try:
+        kinds.load_faiss().write_index(index, str(path))
+    except RuntimeError as error:
+        found = re.search(r"\(([^()]*)\)\s*$", str(error))
+        raise OSError(errno.EIO, f"cannot be written: {found[1] if found else error}", str(path)) from None
+
+
 def _write_refined(base: Any, vectors: Floats, path: Path) -> None:
     """Write faiss.IndexRefine of `base` and of the vectors in fp16, which go from map to file and are never held.
 
@@ -185,7 +196,7 @@ def _write_refined(base: Any, vectors: Floats, path: Path) -> None:
     storage = faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
     storage.is_trained, storage.ntotal = True, n
     index = faiss.IndexRefine(base, storage)
-    faiss.write_index(index, str(path))
+    _write(index, path)
     length, factor = struct.Struct("<Q"), struct.pack("<f", index.k_factor)
     with path.open("r+b") as file:
         file.seek(-length.size - len(factor), os.SEEK_END)

@@ -273,10 +273,12 @@ class SnapshotWriter:
         """Remove the temporary directory; what was published is no longer in it."""
         if self._open:
             self._open = False
-            self._reject_file.close()
-            self._images.close()
-            self._texts.close()
-            shutil.rmtree(self._temporary, ignore_errors=True)
+            try:
+                self._reject_file.close()
+                self._images.close()
+                self._texts.close()
+            finally:  # a full disk stays full otherwise: closing writes what is left
+                shutil.rmtree(self._temporary, ignore_errors=True)
 
 
 class _Change:

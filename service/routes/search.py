@@ -69,7 +69,7 @@ class _InMemory(MultiPartParser):
     """Writes no large file to the disk and back (8 ms for one of 3 MB): what a request may hold is bounded already."""
 
     spool_max_size = 0  # no bound
-    # Texts are UTF-8 (RFC 7578), whatever a client names: `undefined` always fails, `punycode` takes ever longer, 1.5 s for 200 kB.
+    # Texts are UTF-8 (RFC 7578), whatever a client names: `undefined` always fails, `punycode` takes 1.5 s for 200 kB.
     _charset = property(lambda self: "utf-8", lambda self, named: None)
 
 

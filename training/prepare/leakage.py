@@ -63,14 +63,20 @@ def _mixed(group: NDArray[np.int64], split: NDArray[Any]) -> NDArray[np.int64]:
     return np.asarray(groups[counts > 1], dtype=np.int64)
 
 
-def read_prepared(data: Path) -> Iterator[tuple[str, bytes]]:
-    """(uri, image bytes) of every picture of prepared data. Raises PrepareError naming the file that is broken."""
+def check_prepared(data: Path) -> dict[str, Any]:
+    """The manifest of prepared data. Raises PrepareError where it is none."""
     try:
         manifest = json.loads((data / MANIFEST).read_bytes())
     except (OSError, ValueError):
         raise PrepareError(f"{data}: is not prepared data (no readable {MANIFEST})") from None
     if not isinstance(manifest, dict) or (manifest.get("format"), manifest.get("version")) != (FORMAT, VERSION):
         raise PrepareError(f"{data}: is not prepared data of version {VERSION}")
+    return manifest
+
+
+def read_prepared(data: Path) -> Iterator[tuple[str, bytes]]:
+    """(uri, image bytes) of every picture of prepared data. Raises PrepareError naming the file that is broken."""
+    manifest = check_prepared(data)
     for name, split in sorted(manifest["splits"].items()):
         table = data / split["index"]["name"]
         try:

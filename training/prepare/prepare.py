@@ -26,7 +26,7 @@ from training.prepare.checks import Examined, Refusal, examine
 from training.prepare.directory import staged
 from training.prepare.errors import PrepareError
 from training.prepare.foreign import Foreign
-from training.prepare.leakage import find_leaks
+from training.prepare.leakage import check_prepared, find_leaks
 from training.prepare.near_duplicates import COLOUR_BYTES, Nearness, drop_near, find_near, same_only
 from training.prepare.options import Options
 from training.prepare.output import KEY, Chosen, thumbnail_of, write_report, write_splits
@@ -90,6 +90,8 @@ def prepare_pairs(
         raise PrepareError(
             "near duplicates are found with imagehash: install crossmodal[train], or near_duplicates off"
         )
+    for folder in options.against:
+        check_prepared(Path(folder))  # before hours of reading
     began = time.monotonic()
     try:
         opened = open_source(source, captions)

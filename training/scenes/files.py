@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from itertools import islice
@@ -76,7 +77,9 @@ def write_scenes(
 def _pool(workers: int) -> Executor:
     # Not forked: a process with threads, as any that has loaded a model, may fork a child that never runs.
     if workers > 1:
-        return ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+        # Else each prints a traceback where Ctrl-C ends it.
+        quietly = signal.signal, (signal.SIGINT, signal.SIG_DFL)
+        return ProcessPoolExecutor(workers, get_context("spawn"), *quietly)
     return ThreadPoolExecutor(1)
 
 

@@ -49,7 +49,7 @@ def test_every_step_leaves_its_line(tmp_path: Path, table: Table, picture: Pictu
             (picture(20, 30, 30), {"caption": "a small picture"}),
             (picture(21, 900, 100), {"caption": "a wide picture"}),
             (picture(22), {"caption": "IMG_1234.jpg"}),
-            (picture(23), {"caption": {"not": "text"}}),
+            (picture(23), {"caption": "{'not': 'text'}"}),
             (picture(24), {"caption": None}),
             (picture(25), {"caption": ["untitled", "a good one", "a good one"]}),
         ]

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 FORMAT = 2  # of an exported directory
 _BATCH = 32  # more is no faster on a CPU
-_DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")  # of torch's others some take for ever, and some fail at the first batch
 _BATCH_ON_GPU = 128  # two of its largest pieces: one is copied while the other is computed
 
 
@@ -157,9 +156,8 @@ def load_encoder(
     ]:
         if value not in allowed:
             raise ModelError(f"{name} {value!r} is not one of {', '.join(allowed)}")
-    if not _DEVICE.fullmatch(device):
-        hint = "; an encoder is on one: several are for index build alone" if "," in device else ""
-        raise ModelError(f"device {device!r} is not one of auto, cpu, cuda, cuda:1{hint}")
+    if wrong := wrong_device(device, "an encoder is on one: several are for index build alone"):
+        raise ModelError(f"device {wrong}")
     parsed = parse_reference(reference)
     if device == "auto":
         device = "cuda" if runtime != "openvino" and _has_cuda() else "cpu"
@@ -174,6 +172,16 @@ def load_encoder(
     if runtime == "openvino":
         return _load_exported(parsed, precision, threads, lazy, verify)
     return _load_torch(parsed, device, precision)
+
+
+def wrong_device(device: str, of_several: str) -> str | None:
+    """What is wrong with the name of a device, None if nothing; `of_several` is said of a list of them.
+
+    Of torch's other devices some take for ever, and some fail at the first batch.
+    """
+    if re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+        return None
+    return f"{device!r} is not one of auto, cpu, cuda, cuda:1" + (f"; {of_several}" if "," in device else "")
 
 
 def _load_exported(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from dual_encoder.encoder import wrong_device
 from training.objectives import OBJECTIVES
 
 
@@ -72,9 +72,8 @@ class TrainConfig(BaseModel):
     @field_validator("device")
     @classmethod
     def _usable(cls, device: str) -> str:
-        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
-            hint = "; several GPUs are for torchrun" if "," in device else ""
-            raise ValueError(f"{device!r} is not one of auto, cpu, cuda, cuda:1{hint}")
+        if wrong := wrong_device(device, "several GPUs are for torchrun"):
+            raise ValueError(wrong)
         return device
 
     @field_validator("objectives")

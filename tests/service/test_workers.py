@@ -125,7 +125,9 @@ def test_told_twice_to_stop_or_amid_restarts_it_stops(tmp_path: Path, index: Pat
     assert IndexDirectory(index).current()
 
 
-def test_workers_end_with_the_process_above_them(server: Server) -> None:
+def test_workers_end_with_the_process_above_them(tmp_path: Path, index: Path) -> None:
+    server = Server(tmp_path, index, workers="2", TMPDIR=str(tmp_path))
+    server.until(lambda: _all_serve(server), "both serve")
     workers = [psutil.Process(pid) for pid in _children(server.process.pid)]
     server.process.kill()
     _, alive = psutil.wait_procs(workers, 20)
